@@ -1,0 +1,139 @@
+//! The only place that reads a clock. Everything else is handed the time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::model::time::{Now, Timestamp};
+
+/// A source of time: the machine's, or one that a test moves by hand.
+#[derive(Clone, Debug)]
+pub enum Clock {
+    /// The machine's clocks.
+    System {
+        /// Where monotonic time counts from.
+        start: Instant,
+    },
+    /// Stands still until it is moved.
+    Manual(ManualClock),
+}
+
+impl Clock {
+    /// The machine's clocks; monotonic time counts from this call.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn system() -> Self {
+        Self::System {
+            start: Instant::now(),
+        }
+    }
+
+    /// Both times at once.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn now(&self) -> Now {
+        match self {
+            Self::System { start } => {
+                let wall = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                let micros = i64::try_from(wall.as_micros()).unwrap_or(i64::MAX);
+                Now {
+                    wall: Timestamp::from_micros(micros),
+                    mono: start.elapsed(),
+                }
+            }
+            Self::Manual(manual) => *manual.0.sender.borrow(),
+        }
+    }
+
+    /// Returns once the monotonic time is at least `mono`.
+    pub async fn sleep_until(&self, mono: Duration) {
+        match self {
+            Self::System { start } => {
+                tokio::time::sleep_until(tokio::time::Instant::from_std(*start + mono)).await;
+            }
+            Self::Manual(manual) => {
+                let mut receiver = manual.0.sender.subscribe();
+                // The sender lives in `manual`, so the wait can't fail.
+                let _ = receiver.wait_for(|now| now.mono >= mono).await;
+            }
+        }
+    }
+
+    /// Returns after `duration`.
+    pub async fn sleep(&self, duration: Duration) {
+        self.sleep_until(self.now().mono.saturating_add(duration))
+            .await;
+    }
+}
+
+/// A clock under a test's own hand. Clones share the time.
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<ManualInner>);
+
+#[derive(Debug)]
+struct ManualInner {
+    sender: watch::Sender<Now>,
+    /// Serializes moves, so that no two add to the same reading.
+    moving: Mutex<()>,
+}
+
+impl ManualClock {
+    /// Stands at `wall`, zero on the monotonic side.
+    #[must_use]
+    pub fn starting_at(wall: Timestamp) -> Self {
+        let sender = watch::Sender::new(Now {
+            wall,
+            mono: Duration::ZERO,
+        });
+        Self(Arc::new(ManualInner {
+            sender,
+            moving: Mutex::new(()),
+        }))
+    }
+
+    /// Moves both times forward and wakes those who sleep until then.
+    pub fn advance(&self, by: Duration) {
+        let _moving = self.0.moving.lock();
+        self.0.sender.send_modify(|now| {
+            now.wall = now.wall.plus(by);
+            now.mono += by;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manual_clock_wakes_sleepers_when_it_is_moved() {
+        let manual = ManualClock::starting_at(Timestamp::EPOCH);
+        let clock = Clock::Manual(manual.clone());
+        let mut sleeper = Box::pin(clock.sleep(Duration::from_secs(5)));
+        assert!(poll_once(&mut sleeper).await.is_pending());
+        manual.advance(Duration::from_secs(4));
+        assert!(poll_once(&mut sleeper).await.is_pending());
+        assert_eq!(clock.now().wall, Timestamp::from_micros(4_000_000));
+        manual.advance(Duration::from_secs(1));
+        sleeper.await;
+    }
+
+    /// Polls once.
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context))
+        })
+        .await
+    }
+
+    #[test]
+    fn the_machine_s_monotonic_time_never_goes_back() {
+        let clock = Clock::system();
+        let (first, second) = (clock.now(), clock.now());
+        assert!(second.mono >= first.mono);
+    }
+}
