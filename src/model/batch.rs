@@ -103,6 +103,8 @@ pub struct BatchRun {
     pub status: BatchStatus,
     /// How often it was started; 1 after the first start.
     pub attempt: u32,
+    /// The slot of its first start.
+    pub first_triggered_at: Timestamp,
     /// The slot of its latest start.
     pub triggered_at: Timestamp,
     /// When it ended.
@@ -120,6 +122,7 @@ impl BatchRun {
         Self {
             status: BatchStatus::Triggered,
             attempt: 1,
+            first_triggered_at: slot,
             triggered_at: slot,
             completed_at: None,
             retry_at: None,
@@ -134,6 +137,7 @@ impl BatchRun {
         Self {
             status: BatchStatus::Triggered,
             attempt: self.attempt.saturating_add(1),
+            first_triggered_at: self.first_triggered_at,
             triggered_at: slot,
             completed_at: None,
             retry_at: None,

@@ -61,8 +61,6 @@ pub struct Runs {
     pub started: Vec<BatchRun>,
     /// All later batches ended without a start: how, and when.
     pub rest: Option<(BatchStatus, Timestamp)>,
-    /// When the first batch started.
-    pub started_at: Option<Timestamp>,
     /// When the last batch ended; `None` while any has not.
     pub ended_at: Option<Timestamp>,
     /// How many of `started` completed.
@@ -223,7 +221,7 @@ impl Ingestion {
     /// When the first batch started.
     #[must_use]
     pub fn started_at(&self) -> Option<Timestamp> {
-        self.runs.as_ref()?.started_at
+        Some(self.runs.as_ref()?.started.first()?.first_triggered_at)
     }
 
     /// When the last batch ended.
@@ -245,21 +243,17 @@ impl Ingestion {
     /// In debug builds, if `batch` is not the next one and was never started.
     pub fn set_run(&mut self, batch: BatchIndex, run: BatchRun) -> Option<BatchRun> {
         let runs = self.runs.get_or_insert_default();
-        let before = match runs.started.get_mut(batch.index()) {
-            Some(slot) => Some(std::mem::replace(slot, run.clone())),
-            None => {
-                debug_assert_eq!(batch.index(), runs.started.len(), "batches start in order");
-                runs.started_at.get_or_insert(run.triggered_at);
-                runs.started.push(run.clone());
-                None
-            }
-        };
-        let before_status = before.as_ref().map(|run| run.status);
-        runs.completed -= u32::from(before_status == Some(BatchStatus::Completed));
-        runs.failed -= u32::from(before_status == Some(BatchStatus::Failed));
         runs.completed += u32::from(run.status == BatchStatus::Completed);
         runs.failed += u32::from(run.status == BatchStatus::Failed);
-        before
+        let Some(place) = runs.started.get_mut(batch.index()) else {
+            debug_assert_eq!(batch.index(), runs.started.len(), "batches start in order");
+            runs.started.push(run);
+            return None;
+        };
+        let before = std::mem::replace(place, run);
+        runs.completed -= u32::from(before.status == BatchStatus::Completed);
+        runs.failed -= u32::from(before.status == BatchStatus::Failed);
+        Some(before)
     }
 
     /// Ends every batch that waits for its first start.

@@ -27,6 +27,12 @@ impl QueueName {
     /// The queue of a submission that names none.
     pub const DEFAULT: &str = "default";
 
+    /// Stands for a queue that is no longer configured, in the status of what once went through it.
+    #[must_use]
+    pub fn former() -> Self {
+        Self("former".to_owned())
+    }
+
     /// As on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,0 +1,103 @@
+//! Durable storage: what was acknowledged is here, whatever happens to the process.
+
+mod embedded;
+pub mod error;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::embedded::Embedded;
+use crate::model::change::Change;
+use crate::model::id::IngestionId;
+use crate::model::ingestion::Ingestion;
+use crate::model::time::Timestamp;
+pub use error::{OpenError, StoreError};
+
+/// Where and how the embedded store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// The data directory; made if it isn't there.
+    pub dir: PathBuf,
+    /// Start although the store is behind its witness: the operator accepts the loss.
+    pub accept_loss: bool,
+}
+
+/// Whether the store takes writes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreState {
+    /// It does.
+    Ok,
+    /// The disk was full at the last write; the next write is tried all the same.
+    Full,
+    /// A sync or a write failed for good; the sentence says how. Needs a restart.
+    Failed(String),
+}
+
+/// An answer kept under an `Idempotency-Key`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeptAnswer {
+    /// The hash of the body it answered.
+    pub body: u128,
+    /// What was answered.
+    pub ingestion: IngestionId,
+}
+
+/// The embedded store. Cheap to clone; all clones write through one thread. When the last one is
+/// dropped, what waits is committed and the directory is let go of.
+#[derive(Clone)]
+pub struct Store(Arc<Embedded>);
+
+impl Store {
+    /// Opens the directory (made, locked, checked, migrated as needed), replays everything that has
+    /// not ended through `apply`, then starts the writer thread, which calls `apply` with every
+    /// group of changes right after its sync, in commit order.
+    ///
+    /// Replayed: each queue (`QueueConfigured` with its last slot), each live ingestion in order of
+    /// arrival (`Submitted`), and after each its runs (`BatchMoved`) and `RestEnded`. A first batch
+    /// that was started again comes twice, its first start first: that is when it started.
+    pub fn open(
+        settings: &StoreSettings,
+        apply: impl FnMut(Vec<Change>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        Embedded::open(settings, apply).map(|store| Self(Arc::new(store)))
+    }
+
+    /// Writes `changes` in one transaction with whatever else waits, syncs once, applies them, and
+    /// returns. `Submitted` ingestions get their arrival here. The order of the calls' first polls
+    /// is the order of the commits; a caller that leaves takes nothing back.
+    pub async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        self.0.commit(changes).await
+    }
+
+    /// An ingestion that has ended, from disk.
+    pub async fn ended(&self, id: IngestionId) -> Result<Option<Ingestion>, StoreError> {
+        self.0.ended(id).await
+    }
+
+    /// What was answered under a key that has not expired by `now`.
+    pub async fn kept_answer(
+        &self,
+        key: u128,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        self.0.kept_answer(key, now).await
+    }
+
+    /// Removes ingestions that ended before `ended_before` and keys that expired by `now`, a bounded
+    /// number at a time; returns how many ingestions went. Call again until it returns 0.
+    pub async fn prune(&self, ended_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        self.0.prune(ended_before, now).await
+    }
+
+    /// Whether it takes writes.
+    #[must_use]
+    pub fn state(&self) -> StoreState {
+        self.0.state()
+    }
+
+    /// Commits what waits, refuses what comes later, folds the log into the database, and ends the
+    /// writer thread.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}

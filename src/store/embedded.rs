@@ -1,0 +1,407 @@
+//! The store in this process: one SQLite database, one thread that writes.
+//!
+//! ```text
+//! data directory
+//! ├─ LOCK                 held by the one process that has it open
+//! ├─ tollgate.db          everything that was ever acknowledged
+//! ├─ tollgate.db-wal      SQLite's write-ahead log: the newest part of it
+//! └─ witness              the number of the last commit, see `witness.rs`
+//! ```
+//!
+//! Opening reads through a connection that can't write, and so leaves a directory that it refuses
+//! byte for byte as it was.
+
+mod checkpoint;
+mod codec;
+mod ended;
+mod fault;
+mod idempotency;
+mod jobs;
+mod load;
+mod meta;
+mod queues;
+mod readers;
+mod schema;
+mod shared;
+mod witness;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use self::checkpoint::{Checkpointer, LogLimits};
+use self::codec::Digest;
+use self::fault::Fault;
+use self::meta::{Meta, TABLES};
+use self::readers::Readers;
+use self::schema::{DATABASE, FORMAT, LOG, name_of};
+use self::shared::Shared;
+use self::witness::{Testimony, Witness};
+use self::writer::{Commit, GroupLimits, Message, Prune, Writer};
+use super::error::{OpenError, StoreError};
+use super::{KeptAnswer, StoreSettings, StoreState};
+use crate::model::change::Change;
+use crate::model::id::IngestionId;
+use crate::model::ingestion::Ingestion;
+use crate::model::time::Timestamp;
+
+/// The file that is locked.
+const LOCK: &str = "LOCK";
+
+/// Every bound of the store.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Messages that wait for the writer.
+    queue: usize,
+    /// Bytes of ids that wait for the writer.
+    waiting: usize,
+    group: GroupLimits,
+    log: LogLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue: 4096,
+            waiting: 256 * 1024 * 1024,
+            group: GroupLimits::default(),
+            log: LogLimits::default(),
+        }
+    }
+}
+
+/// The callers' side.
+pub(super) struct Embedded {
+    limits: Limits,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    /// Gone once the store is closing.
+    sender: Mutex<Option<SyncSender<Message>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Embedded {
+    pub(super) fn open(
+        settings: &StoreSettings,
+        apply: impl FnMut(Vec<Change>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(settings, Limits::default(), apply)
+    }
+
+    fn open_with(
+        settings: &StoreSettings,
+        limits: Limits,
+        mut apply: impl FnMut(Vec<Change>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let dir = settings.dir.as_path();
+        let path = dir.join(DATABASE);
+        let name = name_of(&path);
+        let lock = lock(dir)?;
+        let meta = load(dir, settings.accept_loss, &mut apply)?;
+        let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
+        let witness = Witness::set(dir, meta.commits).map_err(refuse)?;
+        schema::sync_dir(dir).map_err(refuse)?;
+        let db = schema::open_writer(&path).map_err(|fault| fault.into_open_error(&name))?;
+        let shared = Arc::new(Shared::new());
+        let checkpointer = Checkpointer::start(path.clone(), limits.log, Arc::clone(&shared));
+        let writer = Writer {
+            db,
+            meta,
+            witness,
+            apply,
+            limits: limits.group,
+            shared: Arc::clone(&shared),
+            digest: Digest::default(),
+            checkpointer: checkpointer.map_err(refuse)?,
+            lock,
+        };
+        let (sender, messages) = sync_channel(limits.queue);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(messages))
+            .map_err(refuse)?;
+        Ok(Self {
+            limits,
+            shared,
+            readers: Readers::new(path),
+            sender: Mutex::new(Some(sender)),
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+
+    pub(super) async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let bytes = changes.iter().map(size_of_change).sum();
+        if !self.shared.reserve(bytes, self.limits.waiting) {
+            return Err(StoreError::Busy);
+        }
+        let (reply, answer) = oneshot::channel();
+        let sent = self.send(Message::Commit(Commit {
+            changes,
+            bytes,
+            reply,
+        }));
+        if let Err(error) = sent {
+            self.shared.release(bytes);
+            return Err(error);
+        }
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    pub(super) async fn prune(
+        &self,
+        ended_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Prune(Prune {
+            ended_before,
+            now,
+            reply,
+        }))?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    pub(super) async fn ended(&self, id: IngestionId) -> Result<Option<Ingestion>, StoreError> {
+        self.readers.read(move |db| ended::find(db, id)).await
+    }
+
+    pub(super) async fn kept_answer(
+        &self,
+        key: u128,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        self.readers
+            .read(move |db| idempotency::find(db, key, now))
+            .await
+    }
+
+    pub(super) fn state(&self) -> StoreState {
+        self.shared.state()
+    }
+
+    pub(super) async fn close(&self) {
+        self.sender.lock().take();
+        self.readers.close();
+        self.shared.wait_ended().await;
+    }
+
+    /// Hands a message to the writer without waiting.
+    fn send(&self, message: Message) -> Result<(), StoreError> {
+        if let StoreState::Failed(sentence) = self.shared.state() {
+            return Err(StoreError::Failed(sentence));
+        }
+        let sender = self.sender.lock();
+        let sent = match &*sender {
+            Some(sender) => sender.try_send(message),
+            None => return Err(StoreError::Closed),
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(StoreError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(self.gone()),
+        }
+    }
+
+    /// Why the writer doesn't answer.
+    fn gone(&self) -> StoreError {
+        match self.shared.state() {
+            StoreState::Failed(sentence) => StoreError::Failed(sentence),
+            StoreState::Ok | StoreState::Full => StoreError::Closed,
+        }
+    }
+}
+
+/// Waits for the writer, so that the directory can be opened again at once.
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.sender.get_mut().take();
+        if let Some(writer) = self.writer.get_mut().take()
+            && writer.thread().id() != std::thread::current().id()
+        {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// What a change weighs in the writer's queue: its ids, and a little for itself.
+fn size_of_change(change: &Change) -> usize {
+    let ids = match change {
+        Change::Submitted { ingestion, .. } => ingestion.ids.len(),
+        _ => 0,
+    };
+    size_of::<Change>() + ids * size_of::<i64>()
+}
+
+/// Makes the directory where needed, and keeps every other process out of it.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let refuse = |error: std::io::Error| {
+        OpenError(format!(
+            "can't use the data directory {}: {error}",
+            dir.display()
+        ))
+    };
+    fs::create_dir_all(dir).map_err(refuse)?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join(LOCK))
+        .map_err(refuse)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError(format!(
+            "the data directory {} is in use by another tollgate process",
+            dir.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(refuse(error)),
+    }
+}
+
+/// Finds or makes the database, checks it against its witness, brings it to the current format
+/// and replays it.
+fn load(
+    dir: &Path,
+    accept_loss: bool,
+    apply: &mut impl FnMut(Vec<Change>),
+) -> Result<Meta, OpenError> {
+    let path = dir.join(DATABASE);
+    let name = name_of(&path);
+    let refuse = |fault: Fault| fault.into_open_error(&name);
+    let testimony = Witness::read(dir)
+        .map_err(|error| OpenError(format!("{}: {error}", dir.join(witness::NAME).display())))?;
+    if !path.exists() {
+        make_new(dir, testimony, accept_loss)?;
+        return Ok(Meta::default());
+    }
+    if is_empty(&path) {
+        return Err(OpenError(format!(
+            "{name} is damaged: it is empty, expected a store of format {FORMAT}"
+        )));
+    }
+    let mut db = schema::open_reader(&path).map_err(refuse)?;
+    let format = schema::examine(&db, &path)?;
+    let mut meta = Meta::load(&db, schema::tables_of(format)).map_err(refuse)?;
+    compare(dir, &meta, testimony, accept_loss)?;
+    if format < FORMAT {
+        drop(db);
+        schema::migrate(&path, format).map_err(refuse)?;
+        db = schema::open_reader(&path).map_err(refuse)?;
+        meta = Meta::load(&db, TABLES).map_err(refuse)?;
+    }
+    load::replay(&db, &meta, apply).map_err(refuse)?;
+    Ok(meta)
+}
+
+/// Makes the database, unless there was one: then it was lost.
+fn make_new(dir: &Path, testimony: Testimony, accept_loss: bool) -> Result<(), OpenError> {
+    let log = dir.join(LOG);
+    let orphaned = log.exists() && !is_empty(&log);
+    let lost = match testimony {
+        Testimony::Commit(1..) => true,
+        Testimony::Missing | Testimony::Commit(_) | Testimony::Damaged => orphaned,
+    };
+    if lost && !accept_loss {
+        return Err(OpenError(format!(
+            "{} is missing, but {} shows that there was one: put it back, or accept the loss",
+            dir.join(DATABASE).display(),
+            if orphaned { LOG } else { witness::NAME }
+        )));
+    }
+    if log.exists() {
+        // SQLite would take the old log for the new database's.
+        set_aside(dir, "without-database", |from, to| fs::rename(from, to))?;
+    }
+    schema::create(dir)
+}
+
+/// A store behind its witness lost acknowledged commits.
+fn compare(
+    dir: &Path,
+    meta: &Meta,
+    testimony: Testimony,
+    accept_loss: bool,
+) -> Result<(), OpenError> {
+    let name = name_of(&dir.join(DATABASE));
+    let (found, witness) = (meta.commits, name_of(&dir.join(witness::NAME)));
+    match testimony {
+        Testimony::Commit(expected) if expected <= found => Ok(()),
+        Testimony::Missing if found == 0 => Ok(()),
+        Testimony::Missing => {
+            tracing::warn!(
+                commits = found,
+                "{witness} is missing: whether {name} is complete can't be told"
+            );
+            Ok(())
+        }
+        Testimony::Damaged if accept_loss => {
+            tracing::warn!(
+                commits = found,
+                "{witness} is damaged: whether {name} is complete can't be told"
+            );
+            Ok(())
+        }
+        Testimony::Damaged => Err(OpenError(format!(
+            "{witness} is damaged, so whether the {found} commits in {name} are all can't be \
+             told: restore it, or accept the loss"
+        ))),
+        Testimony::Commit(expected) if accept_loss => {
+            set_aside(dir, &format!("commit-{found}-of-{expected}"), |from, to| {
+                fs::copy(from, to).map(|_| ())
+            })?;
+            tracing::warn!(
+                found,
+                expected,
+                "the loss of {} commits was accepted",
+                expected - found
+            );
+            Ok(())
+        }
+        Testimony::Commit(expected) => Err(OpenError(format!(
+            "{name} ends at commit {found}, but commit {expected} was acknowledged: {} commits \
+             are lost; restore {DATABASE} and {LOG}, or accept the loss",
+            expected - found
+        ))),
+    }
+}
+
+/// Keeps the log under another name before SQLite may write to it.
+fn set_aside(
+    dir: &Path,
+    why: &str,
+    keep: impl Fn(&Path, &Path) -> std::io::Result<()>,
+) -> Result<(), OpenError> {
+    let log = dir.join(LOG);
+    if !log.exists() {
+        return Ok(());
+    }
+    let mut aside = dir.join(format!("{LOG}.{why}"));
+    // Never over an earlier one.
+    let mut number = 1_u32;
+    while aside.exists() {
+        number += 1;
+        aside = dir.join(format!("{LOG}.{why}.{number}"));
+    }
+    keep(&log, &aside)
+        .and_then(|()| File::open(&aside)?.sync_all())
+        .and_then(|()| schema::sync_dir(dir))
+        .map_err(|error| {
+            OpenError(format!(
+                "can't keep {} as {}: {error}",
+                log.display(),
+                aside.display()
+            ))
+        })
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}

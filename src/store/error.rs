@@ -1,0 +1,28 @@
+//! What can go wrong with the store.
+
+use thiserror::Error;
+
+/// Why a read or a write was not done.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum StoreError {
+    /// More commits wait than the writer's queue holds.
+    #[error("more writes are waiting for the disk than can be queued")]
+    Busy,
+    /// The disk is full; writes resume when space returns.
+    #[error("the disk is full")]
+    Full,
+    /// A write or a sync failed; the store takes no writes until the process is restarted.
+    #[error("the store failed and takes no writes until a restart: {0}")]
+    Failed(String),
+    /// The process is shutting down.
+    #[error("the service is shutting down")]
+    Closed,
+    /// Something read from disk is not what was written.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Why a data directory was not opened: one line for the operator.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);

@@ -1,0 +1,103 @@
+use super::*;
+
+fn lines(metrics: &Metrics) -> Vec<String> {
+    metrics.encode().lines().map(str::to_owned).collect()
+}
+
+fn assert_line(metrics: &Metrics, line: &str) {
+    let all = metrics.encode();
+    assert!(all.lines().any(|it| it == line), "no {line} in\n{all}");
+}
+
+#[test]
+fn counts_a_batch_s_life_under_the_names_of_the_contract() {
+    let metrics = Metrics::new();
+    metrics.submitted("default", Priority::High);
+    metrics.set_waiting("default", Priority::High, 7);
+    metrics.started(
+        "default",
+        Some(Duration::from_secs(3)),
+        Duration::from_millis(2),
+    );
+    metrics.finished("default", BatchStatus::Failed, Duration::from_millis(300));
+    for line in [
+        r#"ingestions_submitted_total{queue="default",priority="HIGH"} 1"#,
+        r#"ingestions_submitted_total{queue="default",priority="LOW"} 0"#,
+        r#"batches_started_total{queue="default"} 1"#,
+        r#"batches_finished_total{queue="default",status="failed"} 1"#,
+        r#"batches_waiting{queue="default",priority="HIGH"} 7"#,
+        "batch_wait_seconds_sum 3.0",
+        r#"batch_wait_seconds_bucket{le="1.0"} 0"#,
+        r#"batch_wait_seconds_bucket{le="5.0"} 1"#,
+        "batch_run_seconds_sum 0.3",
+        "dispatch_delay_seconds_count 1",
+        "# EOF",
+    ] {
+        assert_line(&metrics, line);
+    }
+}
+
+#[test]
+fn counts_requests_by_method_endpoint_and_status() {
+    let metrics = Metrics::new();
+    for status in [200, 200, 404] {
+        metrics.api_request("GET", "/status/<id>", status, Duration::from_millis(2));
+    }
+    metrics.api_request("BREW", "/status/<id>", 405, Duration::ZERO);
+    for line in [
+        r#"api_requests_total{method="GET",endpoint="/status/<id>",status_code="200"} 2"#,
+        r#"api_requests_total{method="GET",endpoint="/status/<id>",status_code="404"} 1"#,
+        r#"api_requests_total{method="other",endpoint="/status/<id>",status_code="405"} 1"#,
+        r#"api_request_duration_seconds_count{method="GET",endpoint="/status/<id>"} 3"#,
+    ] {
+        assert_line(&metrics, line);
+    }
+}
+
+#[test]
+fn names_past_the_bound_are_counted_as_other() {
+    let metrics = Metrics::new();
+    for n in 0..MAX_ENDPOINTS + 2 {
+        metrics.api_request("GET", &format!("/{n}"), 200, Duration::ZERO);
+    }
+    for n in 0..MAX_QUEUES + 3 {
+        metrics.submitted(&format!("q{n}"), Priority::Low);
+    }
+    let last = MAX_ENDPOINTS - 1;
+    for line in [
+        &format!(r#"api_requests_total{{method="GET",endpoint="/{last}",status_code="200"}} 1"#),
+        r#"api_requests_total{method="GET",endpoint="other",status_code="200"} 2"#,
+        r#"ingestions_submitted_total{queue="q999",priority="LOW"} 1"#,
+        r#"ingestions_submitted_total{queue="other",priority="LOW"} 3"#,
+    ] {
+        assert_line(&metrics, line);
+    }
+    let endpoints = lines(&metrics)
+        .iter()
+        .filter(|line| line.starts_with("api_requests_total"))
+        .count();
+    assert_eq!(endpoints, MAX_ENDPOINTS + 1);
+    // A name from before the bound keeps its own count.
+    metrics.submitted("q0", Priority::Low);
+    assert_line(
+        &metrics,
+        r#"ingestions_submitted_total{queue="q0",priority="LOW"} 2"#,
+    );
+}
+
+#[test]
+fn a_queue_called_other_takes_one_place_at_most() {
+    let metrics = Metrics::new();
+    metrics.submitted("other", Priority::High);
+    for n in 0..=MAX_QUEUES {
+        metrics.submitted(&format!("q{n}"), Priority::High);
+    }
+    assert_line(
+        &metrics,
+        r#"ingestions_submitted_total{queue="q999",priority="HIGH"} 1"#,
+    );
+    assert_line(
+        &metrics,
+        r#"ingestions_submitted_total{queue="other",priority="HIGH"} 2"#,
+    );
+}
