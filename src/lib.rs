@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod jobs;
 pub mod model;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,166 @@
+//! One queue's scheduler: waits for the slot, then takes the most urgent batch.
+//!
+//! [`Scheduler::tick`] says what to do next and is handed the time, so that tests drive it by hand;
+//! the loop around it (in [`super::runner`]) only waits, commits and starts work.
+
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use super::decide::{self, Finished};
+use super::pace::{Pace, Slot};
+use super::processor::Work;
+use super::registry::{Queue, Registry};
+use crate::model::change::Change;
+use crate::model::queue::{QueueId, QueueSettings};
+use crate::model::time::{Now, Timestamp};
+
+/// The state of one queue's scheduler that is not in the registry.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    queue: QueueId,
+    settings: QueueSettings,
+    pace: Pace,
+    /// The slot that the queue waits for with a batch ready.
+    waits_for: Option<Duration>,
+    /// The slot in use while more batches may be packed into it, and the ids it still takes.
+    open: Option<(Slot, usize)>,
+}
+
+/// What a tick decided.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Commit these, then tick again.
+    Commit(Vec<Change>),
+    /// Commit these, then do the work.
+    Start(Start),
+    /// Nothing to do until then (monotonic; `None`: until something happens).
+    Wait(Option<Duration>),
+}
+
+/// A batch that starts.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) ingestion: crate::model::id::IngestionRef,
+    pub(crate) work: Work,
+    pub(crate) slot: Slot,
+    /// When the ingestion was accepted.
+    pub(crate) created_at: Timestamp,
+}
+
+impl Scheduler {
+    pub(crate) fn new(
+        queue: QueueId,
+        settings: QueueSettings,
+        last_slot: Option<Timestamp>,
+        now: Now,
+    ) -> Self {
+        let pace = Pace::resume(settings.interval, last_slot, now);
+        Self {
+            queue,
+            settings,
+            pace,
+            waits_for: None,
+            open: None,
+        }
+    }
+
+    /// When the next slot opens, in monotonic time.
+    pub(crate) const fn opens_at(&self) -> Duration {
+        self.pace.opens_at()
+    }
+
+    /// What to do at `now`. Attempts in `finished` are recorded first, then deadlines are kept, then
+    /// a batch is started if there is one, nothing blocks it, and the slot is open.
+    pub(crate) fn tick(
+        &mut self,
+        registry: &RwLock<Registry>,
+        finished: &[Finished],
+        now: Now,
+    ) -> Outcome {
+        if registry
+            .read()
+            .queue(self.queue)
+            .and_then(Queue::next_retry)
+            .is_some_and(|due| due <= now.wall)
+        {
+            registry.write().release_due(self.queue, now.wall);
+        }
+        let registry = registry.read();
+        let Some(queue) = registry.queue(self.queue) else {
+            return Outcome::Wait(None);
+        };
+        let mut changes = decide::finish(&registry, &self.settings.retry, finished);
+        if changes.is_empty() {
+            changes = decide::expire(&registry, self.queue, now.wall);
+        }
+        if !changes.is_empty() {
+            return Outcome::Commit(changes);
+        }
+        let timers = [queue.next_retry(), queue.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        let timer = timers.map(|due| now.mono.saturating_add(due.since(now.wall)));
+        let Some((next, ingestion)) = queue
+            .next()
+            .and_then(|next| Some((next, registry.at(next)?)))
+        else {
+            self.waits_for = None;
+            return Outcome::Wait(timer);
+        };
+        let due = decide::due_ids(ingestion, next.batch);
+        let slot = match self.open {
+            Some((slot, room)) if due.len() <= room => Some(slot),
+            _ => self.fresh_slot(queue, ingestion.created_at, now),
+        };
+        let Some(slot) = slot else {
+            let running = queue.running.len() >= self.settings.max_in_flight.get() as usize;
+            let opens = (!running).then_some(self.pace.opens_at());
+            return Outcome::Wait([timer, opens].into_iter().flatten().min());
+        };
+        self.use_room(slot, due.len());
+        Outcome::Start(Start {
+            changes: decide::start(self.queue, ingestion, next, slot),
+            ingestion: ingestion.key(),
+            work: Work {
+                ingestion: ingestion.id,
+                batch: next.batch,
+                attempt: ingestion
+                    .run(next.batch)
+                    .map_or(1, |run| run.attempt.saturating_add(1)),
+                due,
+            },
+            slot,
+            created_at: ingestion.created_at,
+        })
+    }
+
+    /// Takes the next slot if it is open and not too many batches run.
+    fn fresh_slot(&mut self, queue: &Queue, created_at: Timestamp, now: Now) -> Option<Slot> {
+        self.open = None;
+        if queue.running.len() >= self.settings.max_in_flight.get() as usize {
+            self.waits_for = None;
+            return None;
+        }
+        let waited = self.waits_for == Some(self.pace.opens_at());
+        let slot = self
+            .pace
+            .open_slot(now, waited, created_at)
+            .filter(|slot| self.pace.take(*slot).is_ok());
+        self.waits_for = slot.is_none().then_some(self.pace.opens_at());
+        slot
+    }
+
+    /// Where slots are packed: what the slot still takes after `ids` more.
+    fn use_room(&mut self, slot: Slot, ids: usize) {
+        if self.settings.pack_slots {
+            let room = match self.open {
+                Some((open, room)) if open == slot => room,
+                _ => usize::from(self.settings.batch_size.get()),
+            };
+            self.open = Some((slot, room.saturating_sub(ids)));
+        }
+    }
+}
