@@ -1,7 +1,9 @@
 //! Tollgate: a priority job-scheduling and data-ingestion service.
-
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod jobs;
 pub mod model;
 pub mod store;

@@ -1,0 +1,228 @@
+//! Talks to a running server.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use reqwest::{RequestBuilder, Response, Url};
+use serde::Deserialize;
+
+use super::{ClientArgs, Failure};
+
+/// Where a server is when nothing says otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:8000";
+
+/// The environment variable that says otherwise.
+const SERVER_VARIABLE: &str = "TOLLGATE_SERVER";
+
+/// The most time for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most time for a whole answer.
+const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The longest answer that is read, in bytes: the status of 1,000,000 ids fits.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// The most single problems of a refused request that are shown.
+const MAX_SHOWN: usize = 10;
+
+/// One server.
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// Why a request got no good answer.
+pub(super) struct Refusal {
+    /// For people.
+    pub(super) text: String,
+    /// Whether the same request may succeed later.
+    pub(super) passing: bool,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Failed(refusal.text)
+    }
+}
+
+/// What is read of RFC 9457's problem details.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    detail: Option<String>,
+    title: Option<String>,
+    code: Option<String>,
+    errors: Vec<Offence>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Offence {
+    pointer: String,
+    detail: String,
+}
+
+impl Client {
+    pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
+        let server = match &args.server {
+            Some(server) => server.clone(),
+            None => std::env::var(SERVER_VARIABLE).unwrap_or_else(|_| DEFAULT_SERVER.to_owned()),
+        };
+        let base = Url::parse(&server)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
+        let Some(mut base) = base else {
+            return Err(Failure::Usage(format!(
+                "{server:?} is no server: a URL such as {DEFAULT_SERVER} is allowed"
+            )));
+        };
+        // What follows is joined below the whole path, not beside its last part.
+        if !base.path().ends_with('/') {
+            let path = format!("{}/", base.path());
+            base.set_path(&path);
+        }
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT);
+        // A proxy of the environment has another idea of what this machine is.
+        if matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+            http = http.no_proxy();
+        }
+        let http = http
+            .build()
+            .map_err(|error| Failure::Failed(format!("no HTTP client can be made: {error}")))?;
+        Ok(Self { http, base })
+    }
+
+    /// A `GET` of a path with its query, relative to the server.
+    pub(super) async fn get(&self, path: &str) -> Result<String, Refusal> {
+        self.send(self.http.get(self.url(path)?)).await
+    }
+
+    /// A `POST` of JSON.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        idempotency_key: Option<&str>,
+    ) -> Result<String, Refusal> {
+        let mut request = self
+            .http
+            .post(self.url(path)?)
+            .header("Content-Type", "application/json")
+            .body(body);
+        if let Some(key) = idempotency_key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.send(request).await
+    }
+
+    fn url(&self, path: &str) -> Result<Url, Refusal> {
+        self.base.join(path).map_err(|error| Refusal {
+            text: format!("{path:?} is no path: {error}"),
+            passing: false,
+        })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<String, Refusal> {
+        let lost = |error: reqwest::Error| Refusal {
+            passing: !error.is_builder(),
+            text: format!("{} does not answer: {}", self.base, cause(&error)),
+        };
+        let response = request
+            .header("Accept", "application/json")
+            .send()
+            .await
+            .map_err(lost)?;
+        let status = response.status();
+        let text = self.text(response).await?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        Err(Refusal {
+            passing: status.is_server_error() || status.as_u16() == 429,
+            text: refused(status.as_u16(), &text),
+        })
+    }
+
+    async fn text(&self, mut response: Response) -> Result<String, Refusal> {
+        let mut bytes = Vec::new();
+        let broken = |why: String, passing| Refusal {
+            text: format!("the answer of {} can't be used: {why}", self.base),
+            passing,
+        };
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| broken(cause(&error), true))?
+        {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
+                return Err(broken("it is longer than 256 MiB".to_owned(), false));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        String::from_utf8(bytes).map_err(|_| broken("it is not UTF-8".to_owned(), false))
+    }
+}
+
+/// A refused request in words.
+fn refused(status: u16, body: &str) -> String {
+    let problem: Problem = serde_json::from_str(body).unwrap_or_default();
+    let said = problem.detail.or(problem.title);
+    let said = said.unwrap_or_else(|| "the server refused the request".to_owned());
+    let code = problem
+        .code
+        .map(|code| format!(" {code}"))
+        .unwrap_or_default();
+    let mut text = format!("{said} ({status}{code})");
+    // Writing to a string can't fail.
+    for offence in problem.errors.iter().take(MAX_SHOWN) {
+        let _ = write!(text, "\n  {}: {}", offence.pointer, offence.detail);
+    }
+    if let Some(more) = problem
+        .errors
+        .len()
+        .checked_sub(MAX_SHOWN)
+        .filter(|n| *n > 0)
+    {
+        let _ = write!(text, "\n  and {more} more");
+    }
+    text
+}
+
+/// The innermost cause: it alone says what happened.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_with_its_offences() {
+        let offences: Vec<String> = (0..12)
+            .map(|n| format!(r#"{{"pointer": "/ids/{n}", "detail": "no integer"}}"#))
+            .collect();
+        let body = format!(
+            r#"{{"detail": "bad ids", "code": "invalid_value", "errors": [{}]}}"#,
+            offences.join(",")
+        );
+        let text = refused(422, &body);
+        assert!(
+            text.starts_with("bad ids (422 invalid_value)\n  /ids/0: no integer\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("/ids/9: no integer\n  and 2 more"), "{text}");
+        assert_eq!(
+            refused(502, "<html>"),
+            "the server refused the request (502)"
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! What is wrong with which value of a request.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+/// The most offences that are listed in one answer; the others are counted.
+const MAX_LISTED: usize = 100;
+
+/// The most bytes of a client's own text that an answer repeats.
+const MAX_SHOWN: usize = 64;
+
+/// One bad value: where it is, and what is wrong with it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ProblemError, example = json!({"pointer": "/ids/3", "detail": "must be an integer, and is a string", "code": "wrong_type"}))]
+pub(crate) struct Offence {
+    /// RFC 6901 pointer into the body; empty for the body as a whole, and where the value is in
+    /// no body.
+    pointer: String,
+    /// What is wrong, in words.
+    detail: String,
+    /// What is wrong, for programs.
+    code: &'static str,
+    /// The query parameter it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'static str>,
+    /// The header it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<&'static str>,
+}
+
+impl Offence {
+    /// A bad query parameter.
+    pub(crate) fn in_parameter(name: &'static str, detail: String) -> Self {
+        Self {
+            pointer: String::new(),
+            detail,
+            code: "invalid_parameter",
+            parameter: Some(name),
+            header: None,
+        }
+    }
+
+    /// A bad header.
+    pub(crate) fn in_header(name: &'static str, detail: String) -> Self {
+        Self {
+            pointer: String::new(),
+            detail,
+            code: "invalid_header",
+            parameter: None,
+            header: Some(name),
+        }
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+/// All offences of a request: the first 100, and how many there are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Offences {
+    listed: Vec<Offence>,
+    count: u64,
+}
+
+impl Offences {
+    /// Notes that the value at `path` (keys or indexes, from the root) is bad.
+    /// The closure is not called once the list is full.
+    pub(crate) fn add(
+        &mut self,
+        path: &[&str],
+        code: &'static str,
+        detail: impl FnOnce() -> String,
+    ) {
+        self.count += 1;
+        if self.listed.len() < MAX_LISTED {
+            self.listed.push(Offence {
+                pointer: pointer(path),
+                detail: detail(),
+                code,
+                parameter: None,
+                header: None,
+            });
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The first 100.
+    pub(crate) fn listed(&self) -> &[Offence] {
+        &self.listed
+    }
+
+    /// How many there are, if any.
+    pub(crate) fn count(&self) -> Option<u64> {
+        (self.count > 0).then_some(self.count)
+    }
+}
+
+impl From<Offence> for Offences {
+    fn from(offence: Offence) -> Self {
+        Self {
+            listed: vec![offence],
+            count: 1,
+        }
+    }
+}
+
+/// RFC 6901: `~` is written `~0`, `/` is written `~1`. Long keys are cut, as a client's text of
+/// any length would come back otherwise.
+fn pointer(path: &[&str]) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        pointer.push('/');
+        for character in cut(segment).chars() {
+            match character {
+                '~' => pointer.push_str("~0"),
+                '/' => pointer.push_str("~1"),
+                other => pointer.push(other),
+            }
+        }
+    }
+    pointer
+}
+
+/// The start of a client's own text, quoted for a sentence.
+pub(crate) fn shown(text: &str) -> String {
+    let start = cut(text);
+    let mut quoted = String::with_capacity(start.len() + 5);
+    // Writing to a string can't fail.
+    let _ = write!(quoted, "{start:?}");
+    if start.len() < text.len() {
+        quoted.push_str("...");
+    }
+    quoted
+}
+
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_SHOWN))
+        .unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_escape_what_they_must() {
+        assert_eq!(pointer(&[]), "");
+        assert_eq!(pointer(&["ids", "12"]), "/ids/12");
+        assert_eq!(pointer(&["a/b~c"]), "/a~1b~0c");
+        assert_eq!(pointer(&[&"k".repeat(99)]).len(), 65);
+    }
+
+    #[test]
+    fn lists_a_hundred_and_counts_the_rest() {
+        let mut offences = Offences::default();
+        for index in 0..101_u32 {
+            offences.add(&["ids", &index.to_string()], "wrong_type", String::new);
+        }
+        assert_eq!(offences.listed().len(), 100);
+        assert_eq!(offences.count(), Some(101));
+    }
+
+    #[test]
+    fn long_text_comes_back_cut_on_a_character_boundary() {
+        assert_eq!(shown("HIGHT"), "\"HIGHT\"");
+        let long = shown(&"ü".repeat(1000));
+        assert!(long.len() < 80, "{long}");
+        assert!(long.ends_with("\"..."));
+    }
+}

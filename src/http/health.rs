@@ -1,0 +1,198 @@
+//! `/`, `/health`, `/health/liveness` and `/ready`: whether it is there, and whether it works.
+
+use std::time::Duration;
+
+use rocket::fairing::AdHoc;
+use rocket::http::ContentType;
+use rocket::{State, get, routes};
+use serde::Serialize;
+
+use super::HttpState;
+use super::error::{Code, Problem};
+use crate::store::StoreState;
+
+/// Mounts the resource.
+pub(super) fn stage() -> AdHoc {
+    AdHoc::on_ignite("health", |rocket| async {
+        rocket.mount("/", routes![index, health, liveness, ready])
+    })
+}
+
+/// The greeting.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Greeting {
+    /// Always the same.
+    #[schema(example = "Ingestion API is live!")]
+    message: &'static str,
+}
+
+/// That the process serves.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// The version of the service.
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+    /// Since the process started.
+    #[schema(example = 12.5)]
+    uptime_seconds: f64,
+}
+
+/// That the process lives.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Liveness {
+    /// Always `alive`.
+    #[schema(example = "alive")]
+    status: &'static str,
+}
+
+/// That everything works.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Ready {
+    /// Always `ready`.
+    #[schema(example = "ready")]
+    status: &'static str,
+    components: Components,
+}
+
+/// The state of each part.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Components {
+    /// Whether writes are taken.
+    store: Component,
+    /// Whether batches are started.
+    scheduler: Component,
+}
+
+/// The state of one part.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Component {
+    /// `ok`, or what else it is: `full`, `failed`, `stopped`.
+    #[schema(example = "ok")]
+    state: &'static str,
+    /// More about it, if it isn't `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'static str>,
+}
+
+impl Component {
+    const OK: Self = Self {
+        state: "ok",
+        detail: None,
+    };
+
+    const fn not_ok(state: &'static str, detail: &'static str) -> Self {
+        Self {
+            state,
+            detail: Some(detail),
+        }
+    }
+}
+
+impl Components {
+    fn of(store: &StoreState, schedulers_run: bool) -> Self {
+        Self {
+            store: match store {
+                StoreState::Ok => Component::OK,
+                StoreState::Full => {
+                    Component::not_ok("full", "the disk is full; writes resume when space returns")
+                }
+                // The reason names files of the server; the log has it.
+                StoreState::Failed(_) => Component::not_ok(
+                    "failed",
+                    "a write failed; it takes no writes until a restart",
+                ),
+            },
+            scheduler: if schedulers_run {
+                Component::OK
+            } else {
+                Component::not_ok("stopped", "no batch is started: the service shuts down")
+            },
+        }
+    }
+
+    fn all_ok(&self) -> bool {
+        self.store == Component::OK && self.scheduler == Component::OK
+    }
+}
+
+/// JSON that can't fail to be written.
+pub(super) fn json(value: &impl Serialize) -> (ContentType, String) {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    (ContentType::JSON, text)
+}
+
+/// Say hello
+#[utoipa::path(get, path = "/", tag = "service",
+    responses((status = 200, description = "The service is there.", body = Greeting)))]
+#[get("/")]
+pub(super) fn index() -> (ContentType, String) {
+    json(&Greeting {
+        message: "Ingestion API is live!",
+    })
+}
+
+/// Whether the process serves
+#[utoipa::path(get, path = "/health", tag = "service",
+    responses((status = 200, description = "It does.", body = Health)))]
+#[get("/health")]
+pub(super) fn health(state: &State<HttpState>) -> (ContentType, String) {
+    json(&Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: seconds(state.clock.now().mono),
+    })
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/health/liveness", tag = "service",
+    responses((status = 200, description = "It does.", body = Liveness)))]
+#[get("/health/liveness")]
+pub(super) fn liveness() -> (ContentType, String) {
+    json(&Liveness { status: "alive" })
+}
+
+/// Whether everything works
+#[utoipa::path(get, path = "/ready", tag = "service",
+    responses(
+        (status = 200, description = "Writes are taken and batches are started.", body = Ready),
+        (status = 503, description = "`unavailable`: `components` says what does not work."),
+    ))]
+#[get("/ready")]
+pub(super) fn ready(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
+    let components = Components::of(&state.jobs.store().state(), state.jobs.schedulers_run());
+    if components.all_ok() {
+        return Ok(json(&Ready {
+            status: "ready",
+            components,
+        }));
+    }
+    Err(Problem::new(
+        Code::Unavailable,
+        "A part of the service does not work now; components says which.",
+    )
+    .components(serde_json::to_value(components).unwrap_or_default())
+    .retry_after(Duration::from_secs(1)))
+}
+
+/// Seconds with millisecond precision, as a number for people.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_needs_every_part() {
+        assert!(Components::of(&StoreState::Ok, true).all_ok());
+        assert!(!Components::of(&StoreState::Full, true).all_ok());
+        assert!(!Components::of(&StoreState::Ok, false).all_ok());
+        let failed = Components::of(&StoreState::Failed("/secret/path".into()), true);
+        assert_eq!(failed.store.state, "failed");
+        assert!(!serde_json::to_string(&failed).unwrap().contains("secret"));
+    }
+}

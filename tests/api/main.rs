@@ -1,0 +1,14 @@
+//! The API over a real port: what a client on the network sees.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
+
+mod common;
+mod errors;
+mod hostile;
+mod service;
+mod status;
