@@ -18,6 +18,18 @@ use tollgate::model::time::Timestamp;
 use tollgate::store::{Store, StoreError, StoreState};
 use uuid::Uuid;
 
+/// Few cases, since each writes files; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => default,
+        None => ProptestConfig {
+            cases: 32,
+            ..default
+        },
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .build()
@@ -58,7 +70,7 @@ async fn expect_same(opened: &Opened, expected: &State) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
     #[test]
     fn a_store_holds_what_a_naive_model_holds(seed: u64, commits in 1_usize..80) {
         runtime().block_on(async {

@@ -1,6 +1,11 @@
 //! The store damaged on purpose: a clear refusal, or an exact state; never a wrong answer.
 #![allow(missing_docs, unreachable_pub, dead_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 #[path = "support/store_model.rs"]
 mod store_model;
@@ -34,6 +39,8 @@ enum Checkpoint {
     Middle,
     /// All of it at the end: the log is whole, and not needed.
     End,
+    /// All of it at the end, and the log emptied: only the database is left to hurt.
+    Emptied,
     /// Up to the middle, while a reader kept the rest out.
     Partial,
 }
@@ -49,15 +56,15 @@ impl Killed {
         let mut history = History::new(seed);
         let mut states = vec![State::default()];
         let mut reader = None;
-        let passive = || {
+        let fold = |mode: &str| {
             let db = rusqlite::Connection::open(&path).unwrap();
-            db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-                .unwrap();
+            let sql = format!("PRAGMA wal_checkpoint({mode})");
+            db.query_row(&sql, [], |_| Ok(())).unwrap();
         };
         for commit in 0..commits {
             if commit == commits / 2 {
                 match checkpoint {
-                    Checkpoint::Middle => passive(),
+                    Checkpoint::Middle => fold("PASSIVE"),
                     Checkpoint::Partial => {
                         let db = rusqlite::Connection::open(&path).unwrap();
                         db.execute_batch("BEGIN; SELECT * FROM meta").unwrap();
@@ -66,7 +73,7 @@ impl Killed {
                             .unwrap();
                         reader = Some(db);
                     }
-                    Checkpoint::None | Checkpoint::End => {}
+                    Checkpoint::None | Checkpoint::End | Checkpoint::Emptied => {}
                 }
             }
             runtime
@@ -74,8 +81,10 @@ impl Killed {
                 .unwrap();
             states.push(history.state.clone());
         }
-        if matches!(checkpoint, Checkpoint::End | Checkpoint::Partial) {
-            passive();
+        match checkpoint {
+            Checkpoint::End | Checkpoint::Partial => fold("PASSIVE"),
+            Checkpoint::Emptied => fold("TRUNCATE"),
+            Checkpoint::None | Checkpoint::Middle => {}
         }
         let killed = Self {
             database: fs::read(&path).unwrap(),
@@ -199,6 +208,7 @@ fn undamaged_files_give_the_whole_state() {
         Checkpoint::Middle,
         Checkpoint::End,
         Checkpoint::Partial,
+        Checkpoint::Emptied,
     ] {
         let killed = Killed::new(11, 40, checkpoint);
         assert_eq!(killed.outcome(false), Ok(40));
@@ -242,22 +252,49 @@ fn a_log_cut_after_a_checkpoint_is_never_mixed_with_the_newer_database() {
     }
 }
 
-/// Runs seeded damage and demands that some of it was noticed; `outcome` judges each case.
-fn damage(seed: u64, cases: usize, hurt: impl Fn(&mut fastrand::Rng, &mut Killed)) {
+/// With pages that only the log has.
+const LOGGED: [Checkpoint; 4] = [
+    Checkpoint::None,
+    Checkpoint::Middle,
+    Checkpoint::End,
+    Checkpoint::Partial,
+];
+
+/// With pages that only the database has: an intact log hides the database's own.
+const FOLDED: [Checkpoint; 3] = [Checkpoint::Middle, Checkpoint::Emptied, Checkpoint::Emptied];
+
+/// Runs seeded damage, as many rounds as `DAMAGE_ROUNDS` says, each of another history.
+fn damage(
+    seed: u64,
+    cases: usize,
+    kinds: &[Checkpoint],
+    hurt: impl Fn(&mut fastrand::Rng, &mut Killed),
+) {
+    let rounds = std::env::var("DAMAGE_ROUNDS");
+    let rounds = rounds.map_or(1, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
+        damage_round(seed + 1000 * round, cases, kinds, &hurt);
+    }
+}
+
+/// Demands that some of the damage was noticed; `outcome` judges each case.
+fn damage_round(
+    seed: u64,
+    cases: usize,
+    kinds: &[Checkpoint],
+    hurt: impl Fn(&mut fastrand::Rng, &mut Killed),
+) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let variants: Vec<Killed> = [
-        Checkpoint::None,
-        Checkpoint::Middle,
-        Checkpoint::End,
-        Checkpoint::Partial,
-    ]
-    .into_iter()
-    .map(|checkpoint| Killed::new(seed, 60, checkpoint))
-    .collect();
+    let variants: Vec<Killed> = kinds
+        .iter()
+        .map(|checkpoint| Killed::new(seed, 60, *checkpoint))
+        .collect();
     let mut refused = 0;
     for case in 0..cases {
         let mut damaged = variants[case % variants.len()].clone();
         hurt(&mut rng, &mut damaged);
+        // Shown only if the case fails.
+        println!("seed {seed}, case {case}");
         refused += usize::from(damaged.outcome(case % 5 == 0).is_err());
     }
     assert!(refused > 0, "of {cases} cases none was noticed");
@@ -278,22 +315,24 @@ fn zero(rng: &mut fastrand::Rng, bytes: &mut [u8]) {
 
 #[test]
 fn bits_flipped_in_the_log() {
-    damage(21, 150, |rng, killed| flip(rng, &mut killed.log));
+    damage(21, 150, &LOGGED, |rng, killed| flip(rng, &mut killed.log));
 }
 
 #[test]
 fn regions_of_the_log_zeroed() {
-    damage(22, 150, |rng, killed| zero(rng, &mut killed.log));
+    damage(22, 150, &LOGGED, |rng, killed| zero(rng, &mut killed.log));
 }
 
 #[test]
 fn bits_flipped_in_the_database() {
-    damage(23, 300, |rng, killed| flip(rng, &mut killed.database));
+    damage(23, 300, &FOLDED, |rng, killed| {
+        flip(rng, &mut killed.database);
+    });
 }
 
 #[test]
 fn bits_flipped_in_the_structure_of_the_database() {
-    damage(24, 300, |rng, killed| {
+    damage(24, 300, &FOLDED, |rng, killed| {
         // The first bytes of a page say what it is and where its cells are.
         let page = rng.usize(..killed.database.len() / 8192) * 8192;
         let at = page + rng.usize(..64);
@@ -303,12 +342,14 @@ fn bits_flipped_in_the_structure_of_the_database() {
 
 #[test]
 fn regions_of_the_database_zeroed() {
-    damage(25, 150, |rng, killed| zero(rng, &mut killed.database));
+    damage(25, 150, &FOLDED, |rng, killed| {
+        zero(rng, &mut killed.database);
+    });
 }
 
 #[test]
 fn pages_of_the_database_swapped_or_cut_off() {
-    damage(26, 150, |rng, killed| {
+    damage(26, 150, &FOLDED, |rng, killed| {
         let pages = killed.database.len() / 8192;
         let (one, other) = (rng.usize(..pages) * 8192, rng.usize(..pages) * 8192);
         if rng.u8(..4) == 0 {

@@ -18,7 +18,8 @@ use crate::model::time::{Now, Timestamp};
 /// Timers fire up to a millisecond late. If every next slot were counted from such a start, the
 /// pace would drift by that much a slot; so a start this close after its slot is recorded at the
 /// slot. Later ones (the process was stopped, the disk was slow) are recorded when they happen, and
-/// the slots after them count from there.
+/// the slots after them count from there. So what an upstream sees comes no closer together than the
+/// interval less this.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(5);
 
 /// A slot that is open: when, on both clocks.
@@ -104,6 +105,14 @@ impl Pace {
             slot.wall = least;
         }
         Some(slot)
+    }
+
+    /// The work of a slot began at `mono`. Where the disk was slow to record the start, the next slot
+    /// opens an interval after this, not after the slot.
+    pub(crate) fn began(&mut self, slot: Slot, mono: Duration) {
+        if mono.saturating_sub(slot.mono) > TOLERANCE {
+            self.opens_at = self.opens_at.max(mono + self.interval);
+        }
     }
 
     /// Uses a slot: the next one opens an interval later. `Err` says when to come again if the
@@ -230,6 +239,17 @@ mod tests {
         assert_eq!(open, slot(5006));
         pace.take(open).unwrap();
         assert_eq!(pace.opens_at(), at(10_006).mono);
+    }
+
+    #[test]
+    fn work_that_begins_late_moves_the_slots_after_it() {
+        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        pace.take(slot(0)).unwrap();
+        pace.began(slot(0), at(5).mono);
+        assert_eq!(pace.opens_at(), at(5000).mono);
+        pace.began(slot(0), at(300).mono);
+        assert_eq!(pace.opens_at(), at(5300).mono);
+        assert_eq!(pace.open_slot(at(5299), true, at(0).wall), None);
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Runner {
                     Outcome::Start(start) => {
                         if self.commit(&start.changes).await {
                             running += 1;
+                            scheduler.began(start.slot, self.clock.now().mono);
                             self.start(start, &sender);
                         }
                         continue;

@@ -71,6 +71,11 @@ impl Scheduler {
         self.pace.opens_at()
     }
 
+    /// The work of a start began at `mono`, in monotonic time.
+    pub(crate) fn began(&mut self, slot: Slot, mono: Duration) {
+        self.pace.began(slot, mono);
+    }
+
     /// What to do at `now`. Attempts in `finished` are recorded first, then deadlines are kept, then
     /// a batch is started if there is one, nothing blocks it, and the slot is open.
     pub(crate) fn tick(

@@ -2,7 +2,7 @@
 //! completions, failures and crashes gives the same order, statuses and positions as plain loops
 //! over plain lists do.
 //!
-//! `TOLLGATE_CASES=100000 cargo test simulation` runs more cases; a failing one is kept under
+//! `SIMULATION_CASES=100000 cargo test simulation` runs more cases; a failing one is kept under
 //! `proptest-regressions` and tried first from then on.
 
 #![expect(
@@ -626,7 +626,7 @@ impl World {
 }
 
 fn cases() -> ProptestConfig {
-    let cases = std::env::var("TOLLGATE_CASES")
+    let cases = std::env::var("SIMULATION_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())
         .unwrap_or(1000);

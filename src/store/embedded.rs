@@ -207,7 +207,10 @@ impl Embedded {
         match sent {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err(StoreError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(self.gone()),
+            Err(TrySendError::Disconnected(_)) => {
+                drop(sender);
+                Err(self.gone())
+            }
         }
     }
 
@@ -215,7 +218,10 @@ impl Embedded {
     fn gone(&self) -> StoreError {
         match self.shared.state() {
             StoreState::Failed(sentence) => StoreError::Failed(sentence),
-            StoreState::Ok | StoreState::Full => StoreError::Closed,
+            StoreState::Ok | StoreState::Full if self.sender.lock().is_none() => StoreError::Closed,
+            StoreState::Ok | StoreState::Full => {
+                StoreError::Failed("the writer stopped".to_owned())
+            }
         }
     }
 }

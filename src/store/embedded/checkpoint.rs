@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::fault::{Fault, classify};
@@ -77,6 +78,8 @@ pub(super) fn checkpoint(db: &Connection, effort: Effort) -> Result<Log, Fault> 
 /// The writer's end of the thread.
 pub(super) struct Checkpointer {
     limits: LogLimits,
+    /// Held by the thread while it works.
+    folding: Arc<Mutex<()>>,
     wake: SyncSender<()>,
     thread: JoinHandle<()>,
 }
@@ -89,11 +92,14 @@ impl Checkpointer {
         shared: Arc<Shared>,
     ) -> std::io::Result<Self> {
         let (wake, asked) = sync_channel(1);
+        let folding = Arc::new(Mutex::new(()));
+        let held = Arc::clone(&folding);
         let thread = std::thread::Builder::new()
             .name("store-checkpoint".to_owned())
-            .spawn(move || run(&path, &asked, &shared))?;
+            .spawn(move || run(&path, &asked, &held, &shared))?;
         Ok(Self {
             limits,
+            folding,
             wake,
             thread,
         })
@@ -105,7 +111,11 @@ impl Checkpointer {
         if log.size < self.limits.start || log.pending == 0 {
             return Ok(());
         }
-        if log.pending <= self.limits.finish || log.size >= self.limits.bound {
+        if log.size >= self.limits.bound {
+            // While the thread is at it, a checkpoint here would do nothing: wait for it.
+            let _folding = self.folding.lock();
+            checkpoint(db, Effort::Passive)?;
+        } else if log.pending <= self.limits.finish {
             checkpoint(db, Effort::Passive)?;
         } else {
             // Full: it was asked already.
@@ -121,12 +131,13 @@ impl Checkpointer {
     }
 }
 
-fn run(path: &Path, asked: &Receiver<()>, shared: &Shared) {
+fn run(path: &Path, asked: &Receiver<()>, folding: &Mutex<()>, shared: &Shared) {
     let mut connection = None;
     while asked.recv().is_ok() {
         if shared.has_failed() {
             continue;
         }
+        let _folding = folding.lock();
         let done = match connection.take() {
             Some(db) => Ok(db),
             None => schema::open_writer(path),

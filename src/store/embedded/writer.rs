@@ -164,9 +164,15 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
             .into_iter()
             .map(|commit| (commit.changes, commit.reply))
             .unzip();
-        (self.apply)(changes.into_iter().flatten().collect());
+        let changes = changes.into_iter().flatten().collect();
+        let applied = catch_unwind(AssertUnwindSafe(|| (self.apply)(changes)));
+        let answer = applied.map_err(|_| {
+            let sentence = "a committed change could not be applied: a panic".to_owned();
+            self.shared.fail(&sentence);
+            StoreError::Failed(sentence)
+        });
         for reply in replies {
-            let _ = reply.send(Ok(()));
+            let _ = reply.send(answer.clone());
         }
         self.after_commit();
     }
