@@ -636,7 +636,9 @@ struct KeyClaim<'a> {
 
 impl<'a> KeyClaim<'a> {
     fn new(keys: &'a Mutex<HashSet<u128>>, key: u128) -> Option<Self> {
-        keys.lock().insert(key).then_some(Self { keys, key })
+        let fresh = keys.lock().insert(key);
+        // Not `then_some`: a claim that was never made must not be released.
+        fresh.then(|| Self { keys, key })
     }
 }
 
