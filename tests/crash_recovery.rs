@@ -166,14 +166,14 @@ impl Client {
         let body = json!({"ids": &ids, "priority": PRIORITIES[rank]}).to_string();
         let sent_at = now();
         let reply = connection.post_json("/ingest", &body)?;
-        let accepted_at = now();
+        let answered_at = now();
         assert_eq!(reply.status, 200, "{}", reply.text());
         self.ledger.lock().accepted(Accepted {
             id: reply.json()["ingestion_id"].as_str().unwrap().to_owned(),
             ids,
             rank,
             sent_at,
-            accepted_at,
+            answered_at,
         });
         Ok(())
     }

@@ -16,7 +16,7 @@ pub(crate) struct Accepted {
     /// The position in [`PRIORITIES`].
     pub(crate) rank: usize,
     pub(crate) sent_at: i64,
-    pub(crate) accepted_at: i64,
+    pub(crate) answered_at: i64,
 }
 
 /// One batch, by its ingestion (the position in `accepted`) and its index.
@@ -165,9 +165,9 @@ impl Ledger {
                     other_index < index
                 } else {
                     waiting.rank > started.rank
-                        || (waiting.rank == started.rank && waiting.accepted_at < started.sent_at)
+                        || (waiting.rank == started.rank && waiting.answered_at < started.sent_at)
                 };
-                let known = other == ingestion || waiting.accepted_at < start;
+                let known = other == ingestion || waiting.answered_at < start;
                 let waited = known && other_start > start;
                 assert!(
                     !(goes_before && waited),
