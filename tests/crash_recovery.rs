@@ -85,6 +85,32 @@ fn killed_at_random_moments_it_loses_nothing_and_keeps_the_pace() {
     eprintln!("{}", ledger.summary());
 }
 
+/// Here the interval is far longer than a restart, so a queue that forgot its last start would
+/// start the next batch too early each time.
+#[test]
+fn a_restart_inside_an_interval_waits_for_its_slot() {
+    let home = tempfile::tempdir().unwrap();
+    let setup = Setup::new(home.path()).with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "500ms");
+    let ledger = Mutex::new(Ledger::default());
+    let server = setup.start();
+    let ids: Vec<i64> = (1..=30).collect();
+    submit(&mut server.connect().unwrap(), &ledger, ids, 1).unwrap();
+    let ingestion = ledger.lock().all_accepted().remove(0);
+    let mut server = Some(server);
+    for _ in 0..5 {
+        let living = server.take().unwrap_or_else(|| setup.start());
+        let before = ledger.lock().starts();
+        poll("a batch starts", || {
+            read(&living, &ingestion, &ledger);
+            (ledger.lock().starts() > before).then_some(())
+        });
+        living.kill();
+    }
+    let ledger = ledger.lock();
+    ledger.assert_pace(500_000);
+    ledger.assert_order();
+}
+
 /// Puts the server under load and kills it after a random number of answers.
 fn live_and_die(server: Server, rng: &mut Rng, ledger: &Arc<Mutex<Ledger>>, round: u64) {
     let answers_until_death = rng.usize(1..=MAX_ANSWERS);
@@ -128,6 +154,28 @@ fn read(server: &Server, ingestion: &Accepted, ledger: &Mutex<Ledger>) {
     ledger.lock().saw(&reply.json());
 }
 
+/// Submits, and enters it once it is acknowledged.
+fn submit(
+    connection: &mut http::Connection,
+    ledger: &Mutex<Ledger>,
+    ids: Vec<i64>,
+    rank: usize,
+) -> std::io::Result<()> {
+    let body = json!({"ids": &ids, "priority": PRIORITIES[rank]}).to_string();
+    let sent_at = now();
+    let reply = connection.post_json("/ingest", &body)?;
+    let answered_at = now();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    ledger.lock().accepted(Accepted {
+        id: reply.json()["ingestion_id"].as_str().unwrap().to_owned(),
+        ids,
+        rank,
+        sent_at,
+        answered_at,
+    });
+    Ok(())
+}
+
 /// One client: submits, watches what it and others submitted, until the connection breaks.
 struct Client {
     address: std::net::SocketAddr,
@@ -163,19 +211,7 @@ impl Client {
         let count = self.rng.usize(1..=7);
         let ids: Vec<i64> = (0..count).map(|_| self.rng.i64(..)).collect();
         let rank = self.rng.usize(0..PRIORITIES.len());
-        let body = json!({"ids": &ids, "priority": PRIORITIES[rank]}).to_string();
-        let sent_at = now();
-        let reply = connection.post_json("/ingest", &body)?;
-        let answered_at = now();
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        self.ledger.lock().accepted(Accepted {
-            id: reply.json()["ingestion_id"].as_str().unwrap().to_owned(),
-            ids,
-            rank,
-            sent_at,
-            answered_at,
-        });
-        Ok(())
+        submit(connection, &self.ledger, ids, rank)
     }
 
     fn watch(&mut self, connection: &mut http::Connection) -> std::io::Result<()> {

@@ -178,6 +178,11 @@ impl Ledger {
         }
     }
 
+    /// How many starts were seen.
+    pub(crate) fn starts(&self) -> usize {
+        self.starts.len()
+    }
+
     /// What the run covered.
     pub(crate) fn summary(&self) -> String {
         format!(
