@@ -41,8 +41,8 @@ impl Disk {
         fs::create_dir_all(&data).unwrap();
         let setup = setup
             .with("LD_PRELOAD", library)
-            .with("TOLLGATE_FAULT_DIR", data.canonicalize().unwrap())
-            .with("TOLLGATE_FAULT_FILE", &disk.switch);
+            .with("DISK_FAULT_DIR", data.canonicalize().unwrap())
+            .with("DISK_FAULT_FILE", &disk.switch);
         disk.works();
         (disk, setup)
     }

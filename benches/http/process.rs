@@ -53,8 +53,16 @@ impl Setup {
             .port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let log = fs::File::create(self.home.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        // What is set for the benchmark itself is no setting of the server.
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if name.starts_with("TOLLGATE_") || name.starts_with("ROCKET_") {
+                command.env_remove(&key);
+            }
+        }
         let started = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        let child = command
             .arg("serve")
             .current_dir(self.home.path())
             .env("ROCKET_ADDRESS", "127.0.0.1")

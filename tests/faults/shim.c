@@ -2,8 +2,8 @@
  * Preloaded into the server by tests/store_faults.rs (LD_PRELOAD): makes the disk below one
  * directory fail on demand.
  *
- *   TOLLGATE_FAULT_DIR    the directory, as an absolute path without symbolic links
- *   TOLLGATE_FAULT_FILE   read before each call; what it contains says what fails:
+ *   DISK_FAULT_DIR    the directory, as an absolute path without symbolic links
+ *   DISK_FAULT_FILE   read before each call; what it contains says what fails:
  *                         "sync"  fsync and fdatasync, with EIO
  *                         "full"  writes, and what makes files longer, with ENOSPC
  *                         neither, or no such file: nothing
@@ -27,8 +27,8 @@
 /* Whether `fault` is switched on for the file behind `fd`. Keeps errno. */
 static int faulty(int fd, const char *fault)
 {
-    const char *dir = getenv("TOLLGATE_FAULT_DIR");
-    const char *file = getenv("TOLLGATE_FAULT_FILE");
+    const char *dir = getenv("DISK_FAULT_DIR");
+    const char *file = getenv("DISK_FAULT_FILE");
     char link[64], path[4096], mode[64];
     int saved = errno, on = 0;
 

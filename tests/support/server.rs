@@ -68,6 +68,13 @@ impl Setup {
         let port = free_port();
         let log = self.home.join("log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        // What is set for the tests themselves is no setting of the server.
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if name.starts_with("TOLLGATE_") || name.starts_with("ROCKET_") {
+                command.env_remove(&key);
+            }
+        }
         command
             .arg("serve")
             .current_dir(&self.home)
