@@ -40,6 +40,8 @@ async fn measure(interval: Duration, count: usize, rows: &mut Vec<Row>) {
             format!("{}ms", interval.as_millis()),
         )
         .with("TOLLGATE_QUEUES__DEFAULT__BATCH_SIZE", "1")
+        // A batch that is still running must not hold up the next slot.
+        .with("TOLLGATE_QUEUES__DEFAULT__MAX_IN_FLIGHT", "64")
         .with("TOLLGATE_QUEUES__DEFAULT__PROCESSOR", "http")
         .with(
             "TOLLGATE_QUEUES__DEFAULT__UPSTREAM",
