@@ -1,0 +1,202 @@
+//! The real binary on a disk that fails: a sync that fails, and no space left. The disk is made to
+//! fail by a small library that is preloaded into the server (`tests/faults/shim.c`).
+#![cfg(target_os = "linux")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/server.rs"]
+mod server;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use http::{Connection, Reply};
+use serde_json::json;
+use server::{Setup, poll};
+
+/// The switch of the preloaded library.
+struct Disk {
+    switch: PathBuf,
+}
+
+impl Disk {
+    /// Compiles the library and adds it to `setup`; the disk works until told otherwise.
+    fn behind(setup: Setup, home: &Path) -> (Self, Setup) {
+        let library = home.join("shim.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim.c");
+        let compiled = Command::new("cc")
+            .args([
+                "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o",
+            ])
+            .args([library.as_os_str(), source.as_ref(), "-ldl".as_ref()])
+            .status()
+            .expect("cc, which links Rust programs too");
+        assert!(compiled.success());
+        let disk = Self {
+            switch: home.join("disk"),
+        };
+        let data = setup.data_dir();
+        fs::create_dir_all(&data).unwrap();
+        let setup = setup
+            .with("LD_PRELOAD", library)
+            .with("DISK_FAULT_DIR", data.canonicalize().unwrap())
+            .with("DISK_FAULT_FILE", &disk.switch);
+        disk.works();
+        (disk, setup)
+    }
+
+    fn works(&self) {
+        self.set("");
+    }
+
+    fn syncs_fail(&self) {
+        self.set("sync");
+    }
+
+    fn is_full(&self) {
+        self.set("full");
+    }
+
+    /// Replaces the file at once, so that the library never reads half of it.
+    fn set(&self, mode: &str) {
+        let new = self.switch.with_extension("new");
+        fs::write(&new, mode).unwrap();
+        fs::rename(new, &self.switch).unwrap();
+    }
+}
+
+fn submit(connection: &mut Connection, ids: &[i64]) -> Reply {
+    let body = json!({"ids": ids, "priority": "MEDIUM"}).to_string();
+    connection.post_json("/ingest", &body).unwrap()
+}
+
+/// Submits and returns the ingestion's id; panics unless it was accepted.
+fn accepted(connection: &mut Connection, ids: &[i64]) -> String {
+    let reply = submit(connection, ids);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()["ingestion_id"].as_str().unwrap().to_owned()
+}
+
+fn assert_unavailable(reply: &Reply) {
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert_eq!(reply.json()["code"], "unavailable", "{}", reply.text());
+    assert!(reply.header("retry-after").is_some());
+    assert_eq!(
+        reply.header("content-type"),
+        Some("application/problem+json")
+    );
+}
+
+/// The ids of an ingestion as its batches tell them.
+fn ids_of(connection: &mut Connection, ingestion: &str) -> Vec<i64> {
+    let reply = connection.get(&format!("/status/{ingestion}")).unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let status = reply.json();
+    let batches = status["batches"].as_array().unwrap();
+    batches
+        .iter()
+        .flat_map(|batch| batch["ids"].as_array().unwrap())
+        .map(|id| id.as_i64().unwrap())
+        .collect()
+}
+
+fn wait_until_completed(connection: &mut Connection, ingestion: &str) {
+    let path = format!("/status/{ingestion}?view=summary&wait=1s");
+    poll("the ingestion completes", || {
+        let reply = connection.get(&path).unwrap();
+        (reply.json()["status"] == "completed").then_some(())
+    });
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written_until_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    let ids: Vec<i64> = (1..=30).collect();
+    let kept = accepted(&mut client, &ids);
+
+    disk.syncs_fail();
+    assert_unavailable(&submit(&mut client, &[101]));
+    // The disk says that it is well again. After a failed sync no one knows what it holds.
+    disk.works();
+    assert_unavailable(&submit(&mut client, &[102]));
+
+    assert_eq!(ids_of(&mut client, &kept), ids);
+    let ready = client.get("/ready").unwrap();
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    assert!(ready.text().contains("store"), "{}", ready.text());
+    assert_eq!(client.get("/health").unwrap().status, 200);
+    server.kill();
+
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    assert_eq!(ids_of(&mut client, &kept), ids);
+    wait_until_completed(&mut client, &kept);
+    let later = accepted(&mut client, &[103]);
+    wait_until_completed(&mut client, &later);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_space_returns() {
+    let home = tempfile::tempdir().unwrap();
+    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    // Forty slots of work, so that the disk fills up in the middle of it.
+    let ids: Vec<i64> = (1..=120).collect();
+    let running = accepted(&mut client, &ids);
+
+    disk.is_full();
+    for id in 201..=220 {
+        assert_unavailable(&submit(&mut client, &[id]));
+        assert_eq!(ids_of(&mut client, &running), ids);
+    }
+    disk.works();
+    let after = poll("writes resume", || {
+        let reply = submit(&mut client, &[300]);
+        if reply.status == 200 {
+            return Some(reply.json()["ingestion_id"].as_str().unwrap().to_owned());
+        }
+        assert_unavailable(&reply);
+        None
+    });
+    poll("/ready answers 200 again", || {
+        (client.get("/ready").unwrap().status == 200).then_some(())
+    });
+    // What ran and waited through it goes on without a restart.
+    wait_until_completed(&mut client, &running);
+    wait_until_completed(&mut client, &after);
+    server.kill();
+
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    assert_eq!(ids_of(&mut client, &running), ids);
+    assert_eq!(ids_of(&mut client, &after), [300]);
+    wait_until_completed(&mut client, &running);
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_kill_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    let kept: Vec<String> = (0..20)
+        .map(|id| accepted(&mut client, &[id, id + 1]))
+        .collect();
+    disk.is_full();
+    assert_unavailable(&submit(&mut client, &[500]));
+    server.kill();
+
+    disk.works();
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    for (id, ingestion) in (0..).zip(&kept) {
+        assert_eq!(ids_of(&mut client, ingestion), [id, id + 1]);
+    }
+    wait_until_completed(&mut client, kept.last().unwrap());
+}

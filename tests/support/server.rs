@@ -1,0 +1,150 @@
+//! Starts, kills and stops the real binary.
+#![allow(dead_code, reason = "shared: each test uses its part")]
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::http::{Connection, Reply};
+
+/// Polls before giving up, and the pause between two: a minute in all.
+const POLLS: u32 = 6_000;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A running `tollgate serve`; killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: PathBuf,
+}
+
+/// How a server is started: again and again, over the same data.
+pub(crate) struct Setup {
+    home: PathBuf,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Setup {
+    /// Data below `home`, one batch a 20 ms, each running 1 to 5 ms.
+    pub(crate) fn new(home: &Path) -> Self {
+        Self {
+            home: home.to_owned(),
+            env: Vec::new(),
+        }
+        .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "20ms")
+        .with("TOLLGATE_QUEUES__DEFAULT__SIMULATE__MIN", "1ms")
+        .with("TOLLGATE_QUEUES__DEFAULT__SIMULATE__MAX", "5ms")
+    }
+
+    /// Adds an environment variable.
+    pub(crate) fn with(mut self, key: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Where the store is.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// Starts the binary on a free port and returns once `/ready` answers 200.
+    pub(crate) fn start(&self) -> Server {
+        let mut server = self.spawn();
+        poll("/ready answers 200", || {
+            if let Some(status) = server.child.try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", server.log());
+            }
+            let ready = server.get("/ready").is_ok_and(|reply| reply.status == 200);
+            ready.then_some(())
+        });
+        server
+    }
+
+    fn spawn(&self) -> Server {
+        let port = free_port();
+        let log = self.home.join("log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        // What is set for the tests themselves is no setting of the server.
+        for (key, _) in std::env::vars_os() {
+            let name = key.to_string_lossy();
+            if name.starts_with("TOLLGATE_") || name.starts_with("ROCKET_") {
+                command.env_remove(&key);
+            }
+        }
+        command
+            .arg("serve")
+            .current_dir(&self.home)
+            .env("ROCKET_ADDRESS", "127.0.0.1")
+            .env("ROCKET_PORT", port.to_string())
+            .env("TOLLGATE_DATA_DIR", self.data_dir())
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap());
+        Server {
+            child: command.spawn().unwrap(),
+            address: (Ipv4Addr::LOCALHOST, port).into(),
+            log,
+        }
+    }
+}
+
+impl Server {
+    /// A new connection.
+    pub(crate) fn connect(&self) -> io::Result<Connection> {
+        Connection::open(self.address)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A request over a connection of its own.
+    pub(crate) fn get(&self, path: &str) -> io::Result<Reply> {
+        self.connect()?.get(path)
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `SIGKILL`: nothing of the process runs after this.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have been killed and waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks until there is an answer; panics with `what` after a minute without one.
+pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..POLLS {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        // sleep: the pause between two polls.
+        std::thread::sleep(PAUSE);
+    }
+    panic!("not within a minute: {what}");
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port()
+}
