@@ -53,7 +53,7 @@ fn killed_at_random_moments_it_loses_nothing_and_keeps_the_pace() {
     let mut rng = Rng::with_seed(seed);
 
     let home = tempfile::tempdir().unwrap();
-    let setup = Setup::new(home.path());
+    let setup = Setup::fast(home.path());
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     for round in 0..rounds {
         let server = setup.start();
@@ -90,7 +90,7 @@ fn killed_at_random_moments_it_loses_nothing_and_keeps_the_pace() {
 #[test]
 fn a_restart_inside_an_interval_waits_for_its_slot() {
     let home = tempfile::tempdir().unwrap();
-    let setup = Setup::new(home.path()).with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "500ms");
+    let setup = Setup::fast(home.path()).with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "500ms");
     let ledger = Mutex::new(Ledger::default());
     let server = setup.start();
     let ids: Vec<i64> = (1..=30).collect();

@@ -113,7 +113,7 @@ fn wait_until_completed(connection: &mut Connection, ingestion: &str) {
 #[test]
 fn after_a_failed_sync_nothing_is_written_until_a_restart() {
     let home = tempfile::tempdir().unwrap();
-    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let (disk, setup) = Disk::behind(Setup::fast(home.path()), home.path());
     let server = setup.start();
     let mut client = server.connect().unwrap();
     let ids: Vec<i64> = (1..=30).collect();
@@ -143,7 +143,7 @@ fn after_a_failed_sync_nothing_is_written_until_a_restart() {
 #[test]
 fn a_full_disk_refuses_writes_until_space_returns() {
     let home = tempfile::tempdir().unwrap();
-    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let (disk, setup) = Disk::behind(Setup::fast(home.path()), home.path());
     let server = setup.start();
     let mut client = server.connect().unwrap();
     // Forty slots of work, so that the disk fills up in the middle of it.
@@ -182,7 +182,7 @@ fn a_full_disk_refuses_writes_until_space_returns() {
 #[test]
 fn a_disk_that_is_full_at_the_kill_loses_nothing() {
     let home = tempfile::tempdir().unwrap();
-    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let (disk, setup) = Disk::behind(Setup::fast(home.path()), home.path());
     let server = setup.start();
     let mut client = server.connect().unwrap();
     let kept: Vec<String> = (0..20)

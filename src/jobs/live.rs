@@ -10,7 +10,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::outlook::QueuePace;
 use super::registry::Registry;
-use super::{BatchView, Moved, Watch};
+use super::view::{BatchView, Moved, Watch};
 use crate::model::change::Change;
 use crate::model::id::{BatchIndex, IngestionId};
 use crate::model::ingestion::Ingestion;

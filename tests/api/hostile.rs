@@ -68,6 +68,7 @@ async fn a_body_that_comes_a_byte_at_a_time() {
     let drip = async {
         loop {
             let _ = writing.write_all(b" ").await;
+            // sleep: the client is slow on purpose.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

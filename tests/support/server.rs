@@ -29,15 +29,20 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Data below `home`, one batch a 20 ms, each running 1 to 5 ms.
+    /// Data below `home`, all else as a newcomer has it.
     pub(crate) fn new(home: &Path) -> Self {
         Self {
             home: home.to_owned(),
             env: Vec::new(),
         }
-        .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "20ms")
-        .with("TOLLGATE_QUEUES__DEFAULT__SIMULATE__MIN", "1ms")
-        .with("TOLLGATE_QUEUES__DEFAULT__SIMULATE__MAX", "5ms")
+    }
+
+    /// The same, with one batch a 20 ms, each running 1 to 5 ms.
+    pub(crate) fn fast(home: &Path) -> Self {
+        Self::new(home)
+            .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "20ms")
+            .with("TOLLGATE_QUEUES__DEFAULT__SIMULATE__MIN", "1ms")
+            .with("TOLLGATE_QUEUES__DEFAULT__SIMULATE__MAX", "5ms")
     }
 
     /// Adds an environment variable.

@@ -1,0 +1,563 @@
+//! The world of a simulation: the real registry and scheduler, a disk in the plainest form, and the
+//! naive model that everything is compared with.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::jobs::decide::Finished;
+use crate::jobs::processor::{Failure, IdResult, Response};
+use crate::jobs::registry::Registry;
+use crate::jobs::scheduler::{Outcome, Scheduler, Start};
+use crate::model::batch::BatchStatus;
+use crate::model::change::Change;
+use crate::model::id::{Arrival, BatchIndex, IngestionId};
+use crate::model::ingestion::{Extras, Ingestion};
+use crate::model::priority::Priority;
+use crate::model::queue::{QueueName, QueueSettings};
+use crate::model::time::{Now, Timestamp};
+
+use super::{INTERVAL, QUEUE, Step};
+
+/// What the store would hold: folded from the committed changes in the plainest way.
+#[derive(Default)]
+struct Disk {
+    last_slot: Option<Timestamp>,
+    live: BTreeMap<Arrival, Ingestion>,
+}
+
+impl Disk {
+    fn commit(&mut self, change: &Change) {
+        match change {
+            Change::Submitted { ingestion, .. } => {
+                self.live.insert(ingestion.arrival, ingestion.clone());
+            }
+            Change::SlotTaken { at, .. } => self.last_slot = Some(*at),
+            Change::BatchMoved {
+                ingestion,
+                batch,
+                run,
+            } => {
+                self.live
+                    .get_mut(&ingestion.arrival)
+                    .unwrap()
+                    .set_run(*batch, run.clone());
+            }
+            Change::RestEnded {
+                ingestion,
+                status,
+                at,
+            } => {
+                self.live
+                    .get_mut(&ingestion.arrival)
+                    .unwrap()
+                    .give_up_rest(*status, *at);
+            }
+            Change::IngestionEnded { ingestion, .. } => {
+                self.live.remove(&ingestion.arrival);
+            }
+            Change::QueueConfigured { .. } => {}
+        }
+    }
+
+    /// As `Store::open` replays.
+    fn replay(&self) -> Vec<Change> {
+        let name = QueueName::try_from("default".to_owned()).unwrap();
+        let mut changes = vec![Change::QueueConfigured {
+            queue: QUEUE,
+            name,
+            last_slot: self.last_slot,
+        }];
+        for ingestion in self.live.values() {
+            let submitted = Ingestion {
+                runs: None,
+                ..ingestion.clone()
+            };
+            changes.push(Change::Submitted {
+                ingestion: submitted,
+                idempotency: None,
+            });
+            let runs = ingestion.runs.as_deref();
+            for (batch, run) in (0..)
+                .map(BatchIndex)
+                .zip(runs.iter().flat_map(|runs| &runs.started))
+            {
+                changes.push(Change::BatchMoved {
+                    ingestion: ingestion.key(),
+                    batch,
+                    run: run.clone(),
+                });
+            }
+            if let Some((status, at)) = runs.and_then(|runs| runs.rest) {
+                changes.push(Change::RestEnded {
+                    ingestion: ingestion.key(),
+                    status,
+                    at,
+                });
+            }
+        }
+        changes
+    }
+}
+
+/// A batch in the naive model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Naive {
+    Waiting,
+    Running,
+    /// Was running when the process died.
+    Interrupted,
+    RetryAt(Timestamp),
+    Ended(BatchStatus),
+}
+
+#[derive(Debug)]
+pub(super) struct NaiveIngestion {
+    pub(super) id: IngestionId,
+    priority: Priority,
+    deadline: Option<Timestamp>,
+    ids: i64,
+    batches: Vec<Naive>,
+    attempts: Vec<u32>,
+    /// Which ids of a batch the next attempt is about.
+    due: Vec<Vec<u16>>,
+}
+
+pub(super) struct World {
+    pub(super) settings: QueueSettings,
+    pub(super) now: Now,
+    pub(super) registry: RwLock<Registry>,
+    pub(super) scheduler: Scheduler,
+    disk: Disk,
+    running: Vec<Start>,
+    /// In order of arrival: arrival 1 is the first.
+    pub(super) naive: Vec<NaiveIngestion>,
+    last_start: Option<Timestamp>,
+    /// Ids that started in the slot of `last_start`.
+    in_slot: usize,
+    pub(super) started: Vec<(Timestamp, u64, u32)>,
+}
+
+impl World {
+    pub(super) fn new(settings: QueueSettings) -> Self {
+        let now = Now {
+            wall: Timestamp::EPOCH.plus(Duration::from_secs(1000)),
+            mono: Duration::ZERO,
+        };
+        let disk = Disk::default();
+        let (registry, scheduler) = Self::boot(&settings, &disk, now);
+        Self {
+            settings,
+            now,
+            registry,
+            scheduler,
+            disk,
+            running: Vec::new(),
+            naive: Vec::new(),
+            last_start: None,
+            in_slot: 0,
+            started: Vec::new(),
+        }
+    }
+
+    fn boot(settings: &QueueSettings, disk: &Disk, now: Now) -> (RwLock<Registry>, Scheduler) {
+        let mut registry = Registry::default();
+        for change in disk.replay() {
+            registry.apply(change).unwrap();
+        }
+        registry.go_live();
+        (
+            RwLock::new(registry),
+            Scheduler::new(QUEUE, settings.clone(), disk.last_slot, now),
+        )
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.disk.commit(&change);
+            self.registry.write().apply(change).unwrap();
+        }
+    }
+
+    pub(super) fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Submit {
+                priority,
+                ids,
+                deadline_ms,
+            } => self.submit(priority, ids, deadline_ms),
+            Step::Advance { ms } => self.advance(Duration::from_millis(ms)),
+            Step::Finish { which, failed } => self.finish(which, failed),
+            Step::Crash { down_ms } => self.crash(Duration::from_millis(down_ms)),
+            Step::CrashBeforeCommit => {
+                // The tick may consume the slot in memory; nothing of that survives.
+                let _ = self.scheduler.tick(&self.registry, &[], self.now);
+                self.crash(Duration::ZERO);
+            }
+        }
+        self.settle();
+        self.check();
+    }
+
+    fn submit(&mut self, priority: Priority, ids: i64, deadline_ms: Option<u64>) {
+        let arrival = Arrival(self.naive.len() as u64 + 1);
+        let id = IngestionId::new(Uuid::from_u128(u128::from(arrival.0) << 64 | 7));
+        let deadline = deadline_ms.map(|ms| self.now.wall.plus(Duration::from_millis(ms)));
+        let ingestion = Ingestion {
+            id,
+            arrival,
+            created_at: self.now.wall,
+            ids: (0..ids).collect(),
+            extras: deadline.map(|_| {
+                Box::new(Extras {
+                    deadline,
+                    ..Extras::default()
+                })
+            }),
+            runs: None,
+            queue: QUEUE,
+            batch_size: self.settings.batch_size,
+            priority,
+        };
+        let count = ingestion.batch_count() as usize;
+        let due = (0..count).map(|batch| {
+            (0..ingestion
+                .ids_of(BatchIndex(u32::try_from(batch).unwrap()))
+                .len() as u16)
+                .collect()
+        });
+        self.naive.push(NaiveIngestion {
+            id,
+            priority,
+            deadline,
+            ids,
+            batches: vec![Naive::Waiting; count],
+            attempts: vec![0; count],
+            due: due.collect(),
+        });
+        self.commit(vec![Change::Submitted {
+            ingestion,
+            idempotency: None,
+        }]);
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now = Now {
+            wall: self.now.wall.plus(by),
+            mono: self.now.mono + by,
+        };
+    }
+
+    fn finish(&mut self, which: usize, failed: u8) {
+        if self.running.is_empty() {
+            return;
+        }
+        let start = self.running.remove(which % self.running.len());
+        let result = |position: u16| {
+            if failed & (1 << position) == 0 {
+                Ok(Response {
+                    status: 200,
+                    body: Vec::new(),
+                })
+            } else {
+                Err(Failure {
+                    reason: "no".to_owned(),
+                    retry_after: None,
+                })
+            }
+        };
+        let results: Vec<IdResult> = start
+            .work
+            .due
+            .iter()
+            .map(|(position, id)| IdResult {
+                position: *position,
+                id: *id,
+                result: result(*position),
+            })
+            .collect();
+        let naive = &mut self.naive[start.ingestion.arrival.0 as usize - 1];
+        let batch = start.work.batch.index();
+        let failing: Vec<u16> = results
+            .iter()
+            .filter(|r| r.result.is_err())
+            .map(|r| r.position)
+            .collect();
+        let jitter = 0.5;
+        naive.batches[batch] = if failing.is_empty() {
+            Naive::Ended(BatchStatus::Completed)
+        } else {
+            naive.due[batch].clone_from(&failing);
+            match crate::jobs::retry::backoff(
+                &self.settings.retry,
+                naive.attempts[batch],
+                None,
+                jitter,
+            ) {
+                Some(wait) => Naive::RetryAt(self.now.wall.plus(wait)),
+                None => Naive::Ended(BatchStatus::Failed),
+            }
+        };
+        let finished = Finished {
+            ingestion: start.ingestion,
+            batch: start.work.batch,
+            results,
+            at: self.now.wall,
+            jitter,
+        };
+        match self.scheduler.tick(&self.registry, &[finished], self.now) {
+            Outcome::Commit(changes) => self.commit(changes),
+            other => panic!("an ended attempt must be recorded, not {other:?}"),
+        }
+    }
+
+    fn crash(&mut self, down: Duration) {
+        let before: Vec<Ingestion> = self
+            .naive
+            .iter()
+            .filter_map(|naive| self.registry.read().get(naive.id).cloned())
+            .collect();
+        self.running.clear();
+        for batch in self.naive.iter_mut().flat_map(|naive| &mut naive.batches) {
+            if *batch == Naive::Running {
+                *batch = Naive::Interrupted;
+            }
+        }
+        // Another process has another monotonic clock.
+        self.now = Now {
+            wall: self.now.wall.plus(down),
+            mono: Duration::from_millis(3),
+        };
+        (self.registry, self.scheduler) = Self::boot(&self.settings, &self.disk, self.now);
+        for ingestion in before
+            .iter()
+            .filter(|ingestion| ingestion.ended_at().is_none())
+        {
+            assert_eq!(
+                self.registry.read().get(ingestion.id),
+                Some(ingestion),
+                "as before the crash"
+            );
+        }
+    }
+
+    /// Does all that can be done at this moment.
+    fn settle(&mut self) {
+        self.expire_naive();
+        loop {
+            match self.scheduler.tick(&self.registry, &[], self.now) {
+                Outcome::Commit(changes) => self.commit(changes),
+                Outcome::Start(start) => self.start(start),
+                Outcome::Wait(until) => return self.check_wait(until),
+            }
+        }
+    }
+
+    fn expire_naive(&mut self) {
+        for naive in &mut self.naive {
+            if naive
+                .deadline
+                .is_some_and(|deadline| deadline <= self.now.wall)
+            {
+                for batch in naive
+                    .batches
+                    .iter_mut()
+                    .filter(|batch| **batch == Naive::Waiting)
+                {
+                    *batch = Naive::Ended(BatchStatus::Expired);
+                }
+            }
+        }
+    }
+
+    /// The batch that plain loops would start now: the index of its ingestion, and its own.
+    fn naive_next(&self) -> Option<(usize, usize)> {
+        for priority in Priority::ALL {
+            for (index, naive) in self
+                .naive
+                .iter()
+                .enumerate()
+                .filter(|(_, naive)| naive.priority == priority)
+            {
+                if let Some(batch) = naive
+                    .batches
+                    .iter()
+                    .position(|batch| self.can_start(*batch))
+                {
+                    return Some((index, batch));
+                }
+            }
+        }
+        None
+    }
+
+    fn can_start(&self, batch: Naive) -> bool {
+        match batch {
+            Naive::Waiting | Naive::Interrupted => true,
+            Naive::RetryAt(due) => due <= self.now.wall,
+            Naive::Running | Naive::Ended(_) => false,
+        }
+    }
+
+    fn start(&mut self, start: Start) {
+        let (index, batch) = self.naive_next().expect("plain loops would start nothing");
+        assert_eq!(
+            (start.ingestion.id, start.work.batch.index()),
+            (self.naive[index].id, batch),
+            "the order"
+        );
+        let naive = &mut self.naive[index];
+        naive.attempts[batch] += 1;
+        naive.batches[batch] = Naive::Running;
+        assert_eq!(start.work.attempt, naive.attempts[batch]);
+        let due: Vec<u16> = start
+            .work
+            .due
+            .iter()
+            .map(|(position, _)| *position)
+            .collect();
+        assert_eq!(
+            due, naive.due[batch],
+            "only the ids that failed are tried again"
+        );
+        let slot = start.slot.wall;
+        let packed = self.settings.pack_slots && self.last_start == Some(slot);
+        if packed {
+            self.in_slot += due.len();
+            assert!(self.in_slot <= 3, "a slot takes at most the ids of a batch");
+        } else {
+            let running = self.running.len();
+            assert!(
+                running < self.settings.max_in_flight.get() as usize,
+                "{running} batches run"
+            );
+            if let Some(last) = self.last_start {
+                assert!(
+                    slot.since(last) >= INTERVAL,
+                    "two starts {:?} apart",
+                    slot.since(last)
+                );
+            }
+            self.in_slot = due.len();
+        }
+        assert!(slot <= self.now.wall, "a start in the future");
+        self.last_start = Some(slot);
+        self.started
+            .push((slot, start.ingestion.arrival.0, start.work.batch.0));
+        self.commit(start.changes.clone());
+        self.running.push(start);
+    }
+
+    /// Nothing starts: there must be a reason, and the wait must end when it does.
+    fn check_wait(&self, until: Option<Duration>) {
+        if self.naive_next().is_some() {
+            let blocked = self.running.len() >= self.settings.max_in_flight.get() as usize;
+            let opens_at = self.scheduler.opens_at();
+            assert!(
+                blocked || opens_at > self.now.mono,
+                "the slot is open and a batch is ready"
+            );
+            assert!(
+                blocked || until.is_some_and(|until| until <= opens_at),
+                "sleeps past the slot"
+            );
+        }
+        let due = self
+            .naive
+            .iter()
+            .flat_map(|naive| &naive.batches)
+            .filter_map(|batch| match batch {
+                Naive::RetryAt(due) if *due > self.now.wall => Some(*due),
+                _ => None,
+            });
+        if let Some(due) = due.min() {
+            let latest = self.now.mono + due.since(self.now.wall);
+            assert!(
+                until.is_some_and(|until| until <= latest),
+                "sleeps past a retry"
+            );
+        }
+    }
+
+    /// Statuses, counts and positions of everything.
+    fn check(&self) {
+        let registry = self.registry.read();
+        for (index, naive) in self.naive.iter().enumerate() {
+            let Some(ingestion) = registry.get(naive.id) else {
+                let ended = naive
+                    .batches
+                    .iter()
+                    .all(|batch| matches!(batch, Naive::Ended(_)));
+                assert!(ended, "arrival {} was lost", index + 1);
+                continue;
+            };
+            assert_eq!(ingestion.ids.len() as i64, naive.ids);
+            for (batch, expected) in (0..).map(BatchIndex).zip(&naive.batches) {
+                let status = match expected {
+                    Naive::Waiting => BatchStatus::YetToStart,
+                    Naive::Running | Naive::Interrupted | Naive::RetryAt(_) => {
+                        BatchStatus::Triggered
+                    }
+                    Naive::Ended(status) => *status,
+                };
+                assert_eq!(
+                    ingestion.status_of(batch),
+                    status,
+                    "{batch:?} of arrival {}",
+                    index + 1
+                );
+            }
+            let all_ended = naive
+                .batches
+                .iter()
+                .all(|batch| matches!(batch, Naive::Ended(_)));
+            assert_eq!(ingestion.ended_at().is_some(), all_ended);
+            assert_eq!(
+                registry.position(naive.id),
+                self.naive_position(index),
+                "position of arrival {}",
+                index + 1
+            );
+        }
+    }
+
+    fn naive_position(&self, index: usize) -> Option<u64> {
+        let startable = |naive: &NaiveIngestion| {
+            naive
+                .batches
+                .iter()
+                .filter(|batch| self.can_start(**batch))
+                .count() as u64
+        };
+        let own = &self.naive[index];
+        if startable(own) == 0 {
+            return None;
+        }
+        let ahead = self.naive.iter().enumerate().filter(|(other, naive)| {
+            naive.priority > own.priority || (naive.priority == own.priority && *other < index)
+        });
+        Some(ahead.map(|(_, naive)| startable(naive)).sum())
+    }
+
+    /// Runs on without failures until all has ended.
+    pub(super) fn drain(&mut self) {
+        for _ in 0..10_000 {
+            if self
+                .naive
+                .iter()
+                .flat_map(|naive| &naive.batches)
+                .all(|batch| matches!(batch, Naive::Ended(_)))
+            {
+                return;
+            }
+            self.step(&Step::Finish {
+                which: 0,
+                failed: 0,
+            });
+            self.step(&Step::Advance { ms: 50 });
+        }
+        panic!("it never ends");
+    }
+}
