@@ -123,6 +123,7 @@ impl Jobs {
             }
         }
         live.open(handles);
+        tell_found(&live);
         let jobs = Self(Arc::new(Inner {
             live,
             store,
@@ -251,6 +252,19 @@ fn number_queues(
         (name.clone(), id)
     };
     Ok(settings.queues.keys().map(number).collect())
+}
+
+/// Says what an earlier run of the process left behind.
+fn tell_found(live: &Live) {
+    let registry = live.registry.read();
+    for (_, queue) in registry.queues().filter(|(_, queue)| queue.ingestions > 0) {
+        let (unfinished, retrying) = (queue.ingestions, queue.retrying());
+        let ready: u64 = queue.waiting().iter().sum();
+        tracing::info!(
+            queue = %queue.name,
+            "found {unfinished} unfinished ingestions: {ready} batches can start, {retrying} wait to be tried again"
+        );
+    }
 }
 
 /// How long a run is expected to take before any has been seen.

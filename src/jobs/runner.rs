@@ -25,6 +25,9 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// The most ended attempts that are recorded in one commit.
 const FINISHED_AT_ONCE: usize = 256;
 
+/// The most ids of a batch that a line of the log names.
+const TOLD_IDS: usize = 10;
+
 /// What a queue's task works with.
 pub(crate) struct Runner {
     pub(crate) queue: QueueId,
@@ -69,7 +72,6 @@ impl Runner {
                 None
             } else {
                 let outcome = scheduler.tick(&live.registry, &finished, self.clock.now());
-                handle.set_opens_at(scheduler.opens_at());
                 match outcome {
                     Outcome::Commit(changes) => {
                         if self.commit(&changes).await {
@@ -92,6 +94,8 @@ impl Runner {
                     }
                 }
             };
+            // Only now: until a start is committed, a submission must see its slot as open and wait.
+            handle.set_opens_at(scheduler.opens_at());
             handle.considered.send_replace(seen);
             tokio::select! {
                 () = woken => {}
@@ -125,12 +129,16 @@ impl Runner {
         let now = self.clock.now();
         let (batch, attempt) = (work.batch, work.attempt);
         let ids: Vec<i64> = work.due.iter().map(|(_, id)| *id).collect();
+        let ids = match ids.len() {
+            0..=TOLD_IDS => format!("{ids:?}"),
+            more => format!("{more} ids"),
+        };
         let again = if attempt > 1 {
             format!(" (attempt {attempt})")
         } else {
             String::new()
         };
-        tracing::info!(queue = %self.name, ingestion = %ingestion.id, "started {} with {ids:?}{again}", batch.batch_id());
+        tracing::info!(queue = %self.name, ingestion = %ingestion.id, "started {} with {ids}{again}", batch.batch_id());
         let waited = (attempt == 1).then(|| slot.wall.since(created_at));
         let delay = now.mono.saturating_sub(slot.mono);
         self.metrics.started(self.name.as_str(), waited, delay);
@@ -218,7 +226,7 @@ impl Runner {
             .map(Ingestion::progress);
         let batches = progress.map_or(0, |progress| progress.cancelled + progress.expired);
         let (name, status_name) = (self.name.as_str(), status.as_str());
-        tracing::info!(queue = name, ingestion = %key.id, "{status_name}: {batches} batches that had not started");
+        tracing::info!(queue = %name, ingestion = %key.id, "{status_name}: {batches} batches that had not started");
         self.metrics.ended_unstarted(name, status, batches);
     }
 

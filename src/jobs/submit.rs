@@ -190,10 +190,10 @@ impl Jobs {
         self.0.metrics.submitted(name, priority);
         match self.0.accepted.count(self.0.clock.now().mono) {
             Some(0) => {
-                tracing::info!(queue = name, ingestion = %id, "accepted {batches} batches, {}", priority.as_str());
+                tracing::info!(queue = %name, ingestion = %id, "accepted {batches} batches, {}", priority.as_str());
             }
             Some(more) => tracing::info!(
-                queue = name,
+                queue = %name,
                 "accepted {more} more ingestions in the last second"
             ),
             None => {}
