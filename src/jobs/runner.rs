@@ -17,7 +17,7 @@ use crate::model::id::{BatchIndex, IngestionRef};
 use crate::model::ingestion::Ingestion;
 use crate::model::queue::{QueueId, QueueName};
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, counted};
 
 /// How long to wait after the store refused a commit.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -197,18 +197,18 @@ impl Runner {
         took: Duration,
     ) {
         let (id, batch) = (ingestion.id, batch.batch_id());
-        let failures = run.failures.len();
+        let failures = counted(run.failures.len() as u64, "id", "ids");
         let first = run
             .failures
             .first()
             .map_or("", |failure| failure.reason.as_str());
         match (status, run.retry_at) {
             (BatchStatus::Triggered, Some(at)) => {
-                tracing::warn!(queue = %self.name, ingestion = %id, "{batch}: {failures} ids failed in attempt {}, tried again at {at}: {first}", run.attempt);
+                tracing::warn!(queue = %self.name, ingestion = %id, "{batch}: {failures} failed in attempt {}, tried again at {at}: {first}", run.attempt);
                 return;
             }
             (BatchStatus::Failed, _) => {
-                tracing::warn!(queue = %self.name, ingestion = %id, "{batch} failed for good after {} attempts, {failures} ids: {first}", run.attempt);
+                tracing::warn!(queue = %self.name, ingestion = %id, "{batch} failed for good in attempt {}, {failures}: {first}", run.attempt);
             }
             _ => {
                 tracing::info!(queue = %self.name, ingestion = %id, "{} {batch} after {} ms", status.as_str(), took.as_millis());
@@ -225,8 +225,9 @@ impl Runner {
             .get(key.id)
             .map(Ingestion::progress);
         let batches = progress.map_or(0, |progress| progress.cancelled + progress.expired);
+        let batches_told = counted(u64::from(batches), "batch", "batches");
         let (name, status_name) = (self.name.as_str(), status.as_str());
-        tracing::info!(queue = %name, ingestion = %key.id, "{status_name}: {batches} batches that had not started");
+        tracing::info!(queue = %name, ingestion = %key.id, "{status_name}: {batches_told} that had not started");
         self.metrics.ended_unstarted(name, status, batches);
     }
 
@@ -236,7 +237,7 @@ impl Runner {
             return;
         };
         let progress = ingestion.progress();
-        tracing::info!(queue = %self.name, ingestion = %key.id, "{}: all {} batches have ended", progress.status().as_str(), progress.total);
+        tracing::info!(queue = %self.name, ingestion = %key.id, "{}: {} ended", progress.status().as_str(), counted(u64::from(progress.total), "batch has", "batches have"));
         if let Some(url) = ingestion
             .extras
             .as_ref()

@@ -17,6 +17,7 @@ use crate::model::ingestion::{Extras, Ingestion};
 use crate::model::priority::Priority;
 use crate::model::queue::QueueId;
 use crate::store::StoreError;
+use crate::telemetry::counted;
 
 /// How long an `Idempotency-Key` is remembered.
 pub const KEEP_KEYS: Duration = Duration::from_hours(24);
@@ -190,7 +191,7 @@ impl Jobs {
         self.0.metrics.submitted(name, priority);
         match self.0.accepted.count(self.0.clock.now().mono) {
             Some(0) => {
-                tracing::info!(queue = %name, ingestion = %id, "accepted {batches} batches, {}", priority.as_str());
+                tracing::info!(queue = %name, ingestion = %id, "accepted {}, {}", counted(batches, "batch", "batches"), priority.as_str());
             }
             Some(more) => tracing::info!(
                 queue = %name,
