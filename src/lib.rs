@@ -1,4 +1,4 @@
-//! Tollgate: a priority job-scheduling and data-ingestion service.
+#![doc = include_str!("../README.md")]
 pub mod app;
 pub mod cli;
 pub mod clock;

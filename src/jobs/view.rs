@@ -78,7 +78,7 @@ pub struct QueueView {
     pub name: QueueName,
     /// Its settings.
     pub settings: QueueSettings,
-    /// Batches that wait for a slot, by [`Priority::rank`].
+    /// Batches that wait for a slot, by [`Priority::rank`](crate::model::priority::Priority::rank).
     pub waiting: [u64; 3],
     /// Batches that run now.
     pub running: u32,
