@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+
 pub mod app;
 pub mod cli;
 pub mod clock;
