@@ -51,19 +51,26 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
             tracing::info!("serving on http://{}:{}", config.address, config.port);
         })
     });
+    let place = figment
+        .extract::<rocket::Config>()
+        .map(|config| format!("{} port {}", config.address, config.port))
+        .unwrap_or_default();
     let served = http::rocket(figment, state).attach(banner).launch().await;
     tracing::info!("stopping: batches that run may end");
     jobs.stop(GRACE).await;
     served
         .map(|_| ())
-        .map_err(|error| AppError::Server(sentence(&error)))
+        .map_err(|error| AppError::Server(sentence(&error, &place)))
 }
 
 /// Rocket's error prints itself in colours when dropped; one line is enough.
-fn sentence(error: &rocket::Error) -> String {
+fn sentence(error: &rocket::Error, place: &str) -> String {
     use rocket::error::ErrorKind;
     match error.kind() {
-        ErrorKind::Bind(error) => format!("the address can't be listened on: {error}"),
+        ErrorKind::Bind(error) => {
+            let elsewhere = "--port and --address choose another place";
+            format!("{place} can't be listened on: {error}; {elsewhere}")
+        }
         ErrorKind::Io(error) => format!("the server failed: {error}"),
         ErrorKind::Shutdown(..) => "the server did not stop in time".to_owned(),
         other => format!("the server did not start: {other}"),

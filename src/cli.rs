@@ -15,9 +15,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+/// What `--help` ends with.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the operation failed, 2 wrong usage.";
+
 /// A priority job-scheduling service: takes ids at any speed, lets them through at a steady one.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -38,13 +41,16 @@ enum Command {
 /// Which server a client command talks to, and how it prints.
 #[derive(Debug, Args)]
 struct ClientArgs {
-    /// The server [default: that of the variable `TOLLGATE_SERVER`, else <http://127.0.0.1:8000>]
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The server [default: the environment's TOLLGATE_SERVER, else http://127.0.0.1:8000]"
+    )]
     server: Option<String>,
     /// Print the server's JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// How long to keep trying a server that went away while it is followed
+    /// With --follow: how long to keep trying a server that went away
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     retry_for: std::time::Duration,
 }

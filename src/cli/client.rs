@@ -177,6 +177,12 @@ fn refused(status: u16, body: &str) -> String {
         .map(|code| format!(" {code}"))
         .unwrap_or_default();
     let mut text = format!("{said} ({status}{code})");
+    if let [only] = problem.errors.as_slice()
+        && said.contains(&only.detail)
+    {
+        // The sentence has said it; where it is remains.
+        return format!("{text}\n  at {}", only.pointer);
+    }
     // Writing to a string can't fail.
     for offence in problem.errors.iter().take(MAX_SHOWN) {
         let _ = write!(text, "\n  {}: {}", offence.pointer, offence.detail);
@@ -220,6 +226,9 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("/ids/9: no integer\n  and 2 more"), "{text}");
+        let once = r#"{"detail": "it must be whole", "errors": [
+            {"pointer": "/ids/0", "detail": "must be whole"}]}"#;
+        assert_eq!(refused(422, once), "it must be whole (422)\n  at /ids/0");
         assert_eq!(
             refused(502, "<html>"),
             "the server refused the request (502)"

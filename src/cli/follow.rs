@@ -111,7 +111,7 @@ pub(super) async fn until_it_ends(
             display.close();
             return ended(id, &summary);
         }
-        text = patiently(client, id, args.retry_for, &clock).await?;
+        text = patiently(client, id, args.retry_for, &clock, &display).await?;
         if !changed {
             clock.sleep_until(asked_at + MIN_PAUSE).await;
         }
@@ -134,6 +134,7 @@ async fn patiently(
     id: IngestionId,
     retry_for: Duration,
     clock: &Clock,
+    display: &Display,
 ) -> Result<String, Refusal> {
     let path = format!("status/{id}?view=summary&wait={WAIT}");
     let mut backoff = MIN_PAUSE;
@@ -146,14 +147,11 @@ async fn patiently(
         let now = clock.now().mono;
         let gone_for = now.saturating_sub(*gone_at.get_or_insert(now));
         if !refusal.passing || gone_for + backoff > retry_for {
+            display.close();
             return Err(refusal);
         }
         if gone_for.is_zero() {
-            let text = refusal.text;
-            output::note(&format!(
-                "{text}; trying again for {}s",
-                retry_for.as_secs()
-            ));
+            display.away(&refusal.text, retry_for);
         }
         clock.sleep(backoff).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
@@ -180,7 +178,7 @@ impl Display {
         }
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stdout());
         // A template of our own can only be wrong for every user: then the usual one serves.
-        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} batches  {wide_msg}")
+        let style = ProgressStyle::with_template("{bar:20} {pos}/{len} batches  {wide_msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         Self::Bar(bar.with_style(style))
     }
@@ -204,6 +202,17 @@ impl Display {
         }
     }
 
+    /// Tells that the server went away: what is shown is of before.
+    fn away(&self, text: &str, retry_for: Duration) {
+        let seconds = retry_for.as_secs();
+        match self {
+            Self::Bar(bar) => bar.set_message(format!("trying for {seconds} s: {text}")),
+            Self::Json | Self::Lines => {
+                output::note(&format!("{text}; trying again for {seconds}s"));
+            }
+        }
+    }
+
     fn close(&self) {
         if let Self::Bar(bar) = self {
             bar.abandon();
@@ -219,14 +228,32 @@ fn outlook(summary: &Summary) -> String {
         let _ = write!(words, ", {position} ahead");
     }
     if let Some(eta) = summary.eta_seconds.filter(|_| !summary.has_ended()) {
-        let _ = write!(words, ", about {eta:.0} s left");
+        let _ = write!(words, ", about {} left", lasting(eta));
     }
     words
+}
+
+/// A time in the unit that a person would name.
+pub(super) fn lasting(seconds: f64) -> String {
+    match seconds {
+        ..100.0 => format!("{seconds:.0} s"),
+        100.0..6000.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_the_unit_that_fits() {
+        let told = [0.0, 12.4, 99.9, 100.0, 5999.0, 6000.0, 50035.3].map(lasting);
+        let expected = [
+            "0 s", "12 s", "100 s", "2 min", "100 min", "1.7 h", "13.9 h",
+        ];
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn tells_what_is_and_what_comes() {

@@ -10,14 +10,28 @@ use super::Failure;
 use crate::config::{self, Settings};
 use crate::{app, telemetry};
 
+/// What `serve --help` ends with.
+const SETTINGS: &str = "\
+Queues and all else are settings: in Rocket.toml here (every key with its default is in the one
+that comes with the source), or in the environment, which wins, and options win over both:
+
+  TOLLGATE_QUEUES__MAIL__INTERVAL=2s tollgate serve      a second queue, named mail
+  ROCKET_PORT=9000 TOLLGATE_DATA_DIR=/srv/tollgate tollgate serve
+
+While it runs: /dashboard to watch and submit, /docs for the API. Ctrl-C stops it gracefully.";
+
 /// How long threads that still run at the end are waited for.
 const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// The options of `serve`; each wins over the environment and the file.
 #[derive(Debug, Default, Args)]
+#[command(after_help = SETTINGS)]
 pub(super) struct ServeArgs {
-    /// Request each id of the default queue from this URL, such as <http://host/items/{id}>
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Request each id of the default queue from this URL, such as http://host/items/{id}"
+    )]
     pub(super) upstream: Option<String>,
     /// Where the store is [default: ./data]
     #[arg(long, value_name = "DIR")]
@@ -25,8 +39,8 @@ pub(super) struct ServeArgs {
     /// The port to listen on [default: 8000]
     #[arg(long)]
     pub(super) port: Option<u16>,
-    /// The address to listen on [default: 127.0.0.1]
-    #[arg(long)]
+    /// The IP address to listen on, 0.0.0.0 for all [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
     pub(super) address: Option<IpAddr>,
     /// Start although acknowledged writes are missing from the store
     #[arg(long)]

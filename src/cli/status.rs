@@ -45,10 +45,11 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
     }
     output::line(&format!("batches    {}", summary.progress.words()))?;
     if let Some(position) = summary.position {
-        output::line(&format!("ahead      {position} batches"))?;
+        let batches = if position == 1 { "batch" } else { "batches" };
+        output::line(&format!("ahead      {position} {batches}"))?;
     }
     if let Some(eta) = summary.eta_seconds {
-        output::line(&format!("left       about {eta:.0} s"))?;
+        output::line(&format!("left       about {}", follow::lasting(eta)))?;
     }
     if let Some(reason) = &summary.waiting_reason {
         output::line(&format!("waiting    {reason}"))?;

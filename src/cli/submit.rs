@@ -9,28 +9,37 @@ use super::follow::{self, one_line};
 use super::{ClientArgs, Failure, ids, output};
 use crate::model::id::IngestionId;
 
+/// What `submit --help` ends with.
+const EXAMPLES: &str = "\
+Examples:
+  tollgate submit 1..=7 --follow
+  tollgate submit 7 8 9 --priority high --queue mail
+  tollgate submit -- -10--1
+  seq 1000 | tollgate submit - --json";
+
 /// The options of `submit`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct SubmitArgs {
-    /// Ids and ranges: 7 -3 1..=10 1-10; - reads standard input; write -- before a range below zero
+    /// Ids and ranges: 7 -3 1..=10 1-10; - reads standard input; -- goes before a range below zero
     #[arg(value_name = "ID", allow_negative_numbers = true)]
     ids: Vec<String>,
     /// Read ids from a file, separated by white space or commas (- is standard input)
     #[arg(long, short, value_name = "FILE")]
     file: Option<String>,
-    /// Which ingestions go first
+    /// HIGH goes before MEDIUM, MEDIUM before LOW
     #[arg(long, short, value_enum, ignore_case = true, default_value = "MEDIUM")]
     priority: PriorityArg,
-    /// The queue [default: default]
+    /// The queue's name [default: default]
     #[arg(long, short)]
     queue: Option<String>,
     /// A JSON object that is returned with the status
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
-    /// Batches that have not started by then expire (RFC 3339)
+    /// Batches that have not started by then expire, such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     deadline: Option<String>,
-    /// Where the final status is posted to
+    /// Post the final status to this URL
     #[arg(long, value_name = "URL")]
     callback_url: Option<String>,
     /// A submission with the same key and ids is accepted once

@@ -6,7 +6,9 @@ use rocket::fairing::AdHoc;
 use rocket::http::ContentType;
 use rocket::{get, routes};
 use serde_json::json;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::example::ExampleBuilder;
+use utoipa::openapi::path::{Operation, Parameter};
+use utoipa::openapi::schema::{Schema, SchemaType};
 use utoipa::openapi::{
     ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
     Type,
@@ -102,6 +104,11 @@ impl Modify for Common {
 
 /// Adds what the framework may answer anywhere, and to each answer its headers and its body.
 fn complete(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter {
+            never_null(parameter);
+        }
+    }
     let responses = &mut operation.responses.responses;
     responses.entry("500".to_owned()).or_insert_with(|| {
         let response = ResponseBuilder::new().description("`internal`: an error in the service.");
@@ -140,6 +147,16 @@ fn complete(operation: &mut Operation) {
     }
 }
 
+/// A parameter may be absent, but not null, which a URL and a header can't say.
+fn never_null(parameter: &mut Parameter) {
+    if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        && let SchemaType::Array(types) = &schema.schema_type
+        && let Some(only) = types.iter().find(|r#type| **r#type != Type::Null)
+    {
+        schema.schema_type = SchemaType::Type(only.clone());
+    }
+}
+
 /// The body of a problem, with an example for the first code that its description names.
 fn describe_problem(status: &str, response: &mut Response) {
     let named = response
@@ -153,9 +170,8 @@ fn describe_problem(status: &str, response: &mut Response) {
         .into_iter()
         .find(|(_, code, _)| *code == named)
         .unwrap_or((0, "", ""));
-    let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name("Problem")))
-        .example(Some(json!({
+    let example = ExampleBuilder::new()
+        .value(Some(json!({
             "type": format!("urn:tollgate:problem:{named}"),
             "title": title,
             "status": status.parse::<u16>().unwrap_or_default(),
@@ -163,6 +179,11 @@ fn describe_problem(status: &str, response: &mut Response) {
             "code": named,
             "request_id": "7f1f3c52-5a0e-4a55-9a2c-0d5c7f1c2e11",
         })))
+        .build();
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        // In the plural: the page at `/docs` leaves out a single one.
+        .examples_from_iter([(title, example)])
         .build();
     response
         .content

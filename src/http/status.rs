@@ -75,13 +75,13 @@ impl<'r> Responder<'r, 'r> for Answer {
     get, path = "/status/{ingestion_id}", tag = "jobs",
     params(
         ("ingestion_id" = String, Path, description = "As answered by `POST /ingest`."),
-        ("view" = Option<String>, Query, description = "`full`, or `summary` for an answer without `batches`.", example = "summary"),
+        ("view" = Option<String>, Query, description = "`full`, or `summary` for an answer without `batches`."),
         ("batches" = Option<String>, Query, description = "Only these batches, counted from 0, both included.", example = "0-99"),
-        ("wait" = Option<String>, Query, description = "Answer when `status` changes, or after this time (`0s` to `60s`; units `ms`, `s`, `m`). At once, if it has ended.", example = "30s"),
+        ("wait" = Option<String>, Query, description = "Answer when `status` changes, or after this time (`0s` to `60s`; units `ms`, `s`, `m`). At once, if it has ended."),
     ),
     responses(
         (status = 200, description = "One reading, consistent in itself.", content(
-            (Status = "application/json", example = json!({
+            (Status = "application/json", examples(("Running" = (value = json!({
                 "ingestion_id": "01936f5e-7c1a-7d3a-b5f0-0a1b2c3d4e5f",
                 "status": "triggered",
                 "batches": [
@@ -101,8 +101,8 @@ impl<'r> Responder<'r, 'r> for Answer {
                 "position": null,
                 "eta_seconds": 0.4,
                 "waiting_reason": null,
-            })),
-            (String = "text/event-stream", example = "event:status\nid:0\ndata:{...}\n\n"),
+            }))))),
+            (String = "text/event-stream", examples(("First event" = (value = json!("event:status\nid:0\ndata:{...}\n\n"))))),
         )),
         (status = 400, description = "`contradictory_parameters`: `batches` with `view=summary`."),
         (status = 404, description = "`not_found`: there is no such ingestion, or it was removed after its retention."),

@@ -87,8 +87,15 @@ async fn the_description_has_what_is_mounted_and_nothing_else() {
             {
                 let content = &response["content"]["application/problem+json"];
                 assert!(content["schema"].is_object(), "{method} {path} {status}");
-                let code = content["example"]["code"].as_str().unwrap();
+                let examples = content["examples"].as_object().unwrap();
+                let example = &examples.values().next().unwrap()["value"];
+                let code = example["code"].as_str().unwrap();
                 assert!(!code.is_empty(), "{method} {path} {status}");
+                assert_eq!(example["status"].to_string(), *status, "{method} {path}");
+            }
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let kind = &parameter["schema"]["type"];
+                assert!(kind.is_string(), "{method} {path} {parameter}: never null");
             }
             assert!(operation["summary"].is_string(), "{method} {path}");
         }
