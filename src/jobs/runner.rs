@@ -69,7 +69,10 @@ impl Runner {
                 None
             } else {
                 let outcome = scheduler.tick(&live.registry, &finished, self.clock.now());
-                handle.set_opens_at(scheduler.opens_at());
+                // A start shows only once it was committed: until then a submission has to wait.
+                if !matches!(outcome, Outcome::Start(_)) {
+                    handle.set_opens_at(scheduler.opens_at());
+                }
                 match outcome {
                     Outcome::Commit(changes) => {
                         if self.commit(&changes).await {
