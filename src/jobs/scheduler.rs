@@ -112,12 +112,15 @@ impl Scheduler {
             .next()
             .and_then(|next| Some((next, registry.at(next)?)))
         else {
-            self.waits_for = None;
+            // What comes later is not of this slot, though it may have room.
+            (self.waits_for, self.open) = (None, None);
             return Outcome::Wait(timer);
         };
         let due = decide::due_ids(ingestion, next.batch);
         let slot = match self.open {
-            Some((slot, room)) if due.len() <= room => Some(slot),
+            Some((slot, room)) if due.len() <= room && ingestion.created_at <= slot.wall => {
+                Some(slot)
+            }
             _ => self.fresh_slot(queue, ingestion.created_at, now),
         };
         let Some(slot) = slot else {

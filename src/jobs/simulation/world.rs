@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::jobs::decide::Finished;
+use crate::jobs::pace::TOLERANCE;
 use crate::jobs::processor::{Failure, IdResult, Response};
 use crate::jobs::registry::Registry;
 use crate::jobs::scheduler::{Outcome, Scheduler, Start};
@@ -443,6 +444,11 @@ impl World {
             self.in_slot = due.len();
         }
         assert!(slot <= self.now.wall, "a start in the future");
+        assert!(
+            self.now.wall.since(slot) <= TOLERANCE,
+            "a start in a slot that is over"
+        );
+        assert!(start.created_at <= slot, "a start before its submission");
         self.last_start = Some(slot);
         self.started
             .push((slot, start.ingestion.arrival.0, start.work.batch.0));
