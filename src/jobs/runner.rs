@@ -86,6 +86,8 @@ impl Runner {
                             running += 1;
                             scheduler.began(start.slot, self.clock.now().mono);
                             self.start(start, &sender);
+                        } else {
+                            scheduler.not_started(&start);
                         }
                         continue;
                     }

@@ -192,10 +192,17 @@ impl World {
             Step::Advance { ms } => self.advance(Duration::from_millis(ms)),
             Step::Finish { which, failed } => self.finish(which, failed),
             Step::Crash { down_ms } => self.crash(Duration::from_millis(down_ms)),
-            Step::CrashBeforeCommit => {
+            Step::CrashBeforeCommit { ms } => {
+                self.advance(Duration::from_millis(ms));
                 // The tick may consume the slot in memory; nothing of that survives.
                 let _ = self.scheduler.tick(&self.registry, &[], self.now);
                 self.crash(Duration::ZERO);
+            }
+            Step::CommitFails { ms } => {
+                self.advance(Duration::from_millis(ms));
+                if let Outcome::Start(start) = self.scheduler.tick(&self.registry, &[], self.now) {
+                    self.scheduler.not_started(&start);
+                }
             }
         }
         self.settle();
@@ -465,6 +472,10 @@ impl World {
                 blocked || opens_at > self.now.mono,
                 "the slot is open and a batch is ready"
             );
+            let paced = self
+                .last_start
+                .is_some_and(|last| self.now.wall < last.plus(INTERVAL));
+            assert!(blocked || paced, "a slot went by without a start");
             assert!(
                 blocked || until.is_some_and(|until| until <= opens_at),
                 "sleeps past the slot"
