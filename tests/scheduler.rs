@@ -471,3 +471,15 @@ async fn idle_queues_have_started_a_batch_however_many_submit_at_once() {
         assert_eq!(statuses.await.unwrap(), [BatchStatus::Triggered]);
     }
 }
+
+#[tokio::test]
+async fn queues_that_nobody_holds_any_more_end_and_let_go_of_the_directory() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
+    drop(open(dir.path(), &clock).await);
+    let again = async || {
+        try_open(dir.path(), &noon(), settings(&["default"]))
+            .await
+            .is_ok()
+    };
+    tokio::time::timeout(20 * SECOND, until(again)).await.unwrap();
+}

@@ -61,7 +61,8 @@ impl Runner {
                 running -= 1;
                 finished.push(attempt);
             }
-            let stopping = *self.stopping.borrow();
+            // Nobody left to say so is as good as having been told.
+            let stopping = *self.stopping.borrow() || self.stopping.has_changed().is_err();
             if stopping && finished.is_empty() && running == 0 {
                 return;
             }
