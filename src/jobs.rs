@@ -169,6 +169,7 @@ impl Jobs {
                 callbacks: callbacks.clone(),
                 processor: Arc::new(processor),
                 stopping: inner.stopping.subscribe(),
+                refusals: runner::Refusals::default(),
             };
             tasks.push(tokio::spawn(runner.run(scheduler)));
         }

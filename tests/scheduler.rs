@@ -481,5 +481,7 @@ async fn queues_that_nobody_holds_any_more_end_and_let_go_of_the_directory() {
             .await
             .is_ok()
     };
-    tokio::time::timeout(20 * SECOND, until(again)).await.unwrap();
+    tokio::time::timeout(20 * SECOND, until(again))
+        .await
+        .unwrap();
 }

@@ -16,7 +16,7 @@ use crate::model::change::Change;
 use crate::model::id::{BatchIndex, IngestionRef};
 use crate::model::ingestion::Ingestion;
 use crate::model::queue::{QueueId, QueueName};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// How long to wait after the store refused a commit.
@@ -37,6 +37,26 @@ pub(crate) struct Runner {
     pub(crate) processor: Arc<Processor>,
     /// True once no more batches shall start.
     pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) refusals: Refusals,
+}
+
+/// The store's refusals as the log tells them: each kind once until a commit succeeds, not once a
+/// second for as long as the disk is full.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Option<StoreError>);
+
+impl Refusals {
+    /// Whether the log has to say so.
+    fn is_news(&mut self, error: &StoreError) -> bool {
+        let news = self.0.as_ref() != Some(error);
+        self.0 = Some(error.clone());
+        news
+    }
+
+    /// A commit succeeded: whether the one before it did not.
+    fn are_over(&mut self) -> bool {
+        self.0.take().is_some()
+    }
 }
 
 impl Runner {
@@ -109,11 +129,18 @@ impl Runner {
     }
 
     /// Whether the changes were committed. If not, pauses: the disk may be full for a while.
-    async fn commit(&self, changes: &[Change]) -> bool {
+    async fn commit(&mut self, changes: &[Change]) -> bool {
         match self.store.commit(changes.to_vec()).await {
-            Ok(()) => true,
+            Ok(()) => {
+                if self.refusals.are_over() {
+                    tracing::info!(queue = %self.name, "what happened is recorded again");
+                }
+                true
+            }
             Err(error) => {
-                tracing::warn!(queue = %self.name, "could not record what happened, trying again: {error}");
+                if self.refusals.is_news(&error) {
+                    tracing::warn!(queue = %self.name, "could not record what happened, trying again: {error}");
+                }
                 self.clock.sleep(STORE_PAUSE).await;
                 false
             }
@@ -276,5 +303,22 @@ async fn sleep_until(clock: &Clock, mono: Option<Duration>) {
     match mono {
         Some(mono) => clock.sleep_until(mono).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_stays_full_is_told_once() {
+        let mut refusals = Refusals::default();
+        assert!(!refusals.are_over());
+        let told = (0..100).filter(|_| refusals.is_news(&StoreError::Full));
+        assert_eq!(told.count(), 1);
+        assert!(refusals.is_news(&StoreError::Failed("sync".to_owned())));
+        assert!(refusals.are_over());
+        assert!(!refusals.are_over());
+        assert!(refusals.is_news(&StoreError::Full));
     }
 }
