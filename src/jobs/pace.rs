@@ -110,12 +110,16 @@ impl Pace {
         Some(slot)
     }
 
-    /// The work of a slot began at `mono`. Where the disk was slow to record the start, the next slot
-    /// opens an interval after this, not after the slot.
-    pub(crate) fn began(&mut self, slot: Slot, mono: Duration) {
-        if mono.saturating_sub(slot.mono) > TOLERANCE {
-            self.opens_at = self.opens_at.max(mono + self.interval);
+    /// The work of a slot began at `now`. Where the disk was slow to record the start, the next slot
+    /// opens an interval after this, not after the slot; returned is what to record for the next run
+    /// of the process.
+    pub(crate) fn began(&mut self, slot: Slot, now: Now) -> Option<Timestamp> {
+        if now.mono.saturating_sub(slot.mono) <= TOLERANCE {
+            return None;
         }
+        self.opens_at = self.opens_at.max(now.mono + self.interval);
+        self.last_slot = Some(now.wall);
+        self.last_slot
     }
 
     /// The slot that was taken last is open again, because nothing started in it. Only what comes
@@ -262,10 +266,12 @@ mod tests {
     fn work_that_begins_late_moves_the_slots_after_it() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
         pace.take(slot(0)).unwrap();
-        pace.began(slot(0), at(5).mono);
+        assert_eq!(pace.began(slot(0), at(5)), None);
         assert_eq!(pace.opens_at(), at(5000).mono);
-        pace.began(slot(0), at(300).mono);
+        let recorded = pace.began(slot(0), at(300));
         assert_eq!(pace.opens_at(), at(5300).mono);
+        let restarted = Pace::resume(INTERVAL, recorded, at(1000));
+        assert_eq!(restarted.opens_at(), at(5300).mono);
         assert_eq!(pace.open_slot(at(5299), true, at(0).wall), None);
     }
 

@@ -105,8 +105,12 @@ impl Runner {
                     Outcome::Start(start) => {
                         if self.commit(&start.changes).await {
                             running += 1;
-                            scheduler.began(start.slot, self.clock.now().mono);
+                            let late = scheduler.began(start.slot, self.clock.now());
                             self.start(start, &sender);
+                            if let Some(late) = late {
+                                // If this is refused, the next start says it.
+                                self.commit(&[late]).await;
+                            }
                         } else {
                             scheduler.not_started(&start);
                         }

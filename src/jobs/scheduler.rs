@@ -73,9 +73,11 @@ impl Scheduler {
         self.pace.opens_at()
     }
 
-    /// The work of a start began at `mono`, in monotonic time.
-    pub(crate) fn began(&mut self, slot: Slot, mono: Duration) {
-        self.pace.began(slot, mono);
+    /// The work of a start began at `now`. What to commit, if that was late: a restart must know.
+    pub(crate) fn began(&mut self, slot: Slot, now: Now) -> Option<Change> {
+        let at = self.pace.began(slot, now)?;
+        let queue = self.queue;
+        Some(Change::SlotTaken { queue, at })
     }
 
     /// The start was not committed: nothing started, and its slot is as it was before the tick.
