@@ -170,6 +170,7 @@ impl Jobs {
                 callbacks: callbacks.clone(),
                 processor: Arc::new(processor),
                 stopping: inner.stopping.subscribe(),
+                refusals: runner::Refusals::default(),
             };
             tasks.push(tokio::spawn(runner.run(scheduler)));
         }

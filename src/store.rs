@@ -53,8 +53,8 @@ impl Store {
     /// group of changes right after its sync, in commit order.
     ///
     /// Replayed: each queue (`QueueConfigured` with its last slot), each live ingestion in order of
-    /// arrival (`Submitted`), and after each its runs (`BatchMoved`) and `RestEnded`. A first batch
-    /// that was started again comes twice, its first start first: that is when it started.
+    /// arrival (`Submitted`), and after each its runs (`BatchMoved`, the latest of each batch) and
+    /// `RestEnded`.
     pub fn open(
         settings: &StoreSettings,
         apply: impl FnMut(Vec<Change>) + Send + 'static,
@@ -84,7 +84,7 @@ impl Store {
     }
 
     /// Removes ingestions that ended before `ended_before` and keys that expired by `now`, a bounded
-    /// number at a time; returns how many ingestions went. Call again until it returns 0.
+    /// number at a time; returns how many of both went. Call again until it returns 0.
     pub async fn prune(&self, ended_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
         self.0.prune(ended_before, now).await
     }

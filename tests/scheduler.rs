@@ -444,3 +444,44 @@ async fn a_graceful_stop_lets_a_running_batch_end() {
         "and starts no other"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn idle_queues_have_started_a_batch_however_many_submit_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..200).map(|number| format!("queue-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let jobs = try_open(dir.path(), &noon(), settings(&names))
+        .await
+        .unwrap();
+    let submitted = names.iter().map(|name| {
+        let (jobs, queue) = (jobs.clone(), jobs.queue(name).unwrap());
+        tokio::spawn(async move {
+            let submission = Submission {
+                ids: [1].into(),
+                priority: Priority::Low,
+                queue,
+                extras: None,
+                idempotency: None,
+            };
+            let id = jobs.submit(submission).await.unwrap();
+            statuses(&jobs, id).await
+        })
+    });
+    for statuses in submitted.collect::<Vec<_>>() {
+        assert_eq!(statuses.await.unwrap(), [BatchStatus::Triggered]);
+    }
+}
+
+#[tokio::test]
+async fn queues_that_nobody_holds_any_more_end_and_let_go_of_the_directory() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
+    drop(open(dir.path(), &clock).await);
+    let again = async || {
+        try_open(dir.path(), &noon(), settings(&["default"]))
+            .await
+            .is_ok()
+    };
+    tokio::time::timeout(20 * SECOND, until(again))
+        .await
+        .unwrap();
+}

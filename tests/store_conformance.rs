@@ -220,6 +220,30 @@ async fn a_prune_removes_a_bounded_number() {
 }
 
 #[tokio::test]
+async fn a_prune_goes_on_until_no_expired_key_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(&settings(dir.path())).unwrap();
+    let mut history = History::new(8);
+    let at = Timestamp::from_micros;
+    let changes = (0..20_000).map(|key| {
+        let (mut change, _) = submitted(&mut history);
+        if let Change::Submitted { idempotency, .. } = &mut change {
+            *idempotency = Some(IdempotencyRecord {
+                key,
+                body: 0,
+                expires_at: at(100),
+            });
+        }
+        change
+    });
+    opened.store.commit(changes.collect()).await.unwrap();
+    while opened.store.prune(at(0), at(100)).await.unwrap() > 0 {}
+    for key in 0..20_000 {
+        assert_eq!(opened.store.kept_answer(key, at(0)).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn the_largest_ingestion_ends_and_is_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(&settings(dir.path())).unwrap();

@@ -19,8 +19,15 @@ fn load_whole(file: &str, variables: &[(&str, &str)]) -> Result<Settings, String
     Settings::load(figment)
         .map(|(_, settings)| settings)
         .map_err(|error| {
-            let dir = format!("{}/", dir.path().display());
-            error.to_string().replace(&dir, "")
+            // The file is shown relative to the current folder where that is near: drop the way to it.
+            let message = error.to_string();
+            match message
+                .split_once("set in ")
+                .zip(message.split_once("Rocket.toml"))
+            {
+                Some(((before, _), (_, after))) => format!("{before}set in Rocket.toml{after}"),
+                None => message,
+            }
         })
 }
 

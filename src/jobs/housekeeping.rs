@@ -51,20 +51,26 @@ impl Housekeeping {
 
     async fn prune(&self) {
         let now = self.clock.now().wall;
-        loop {
+        let mut removed = 0;
+        while !*self.stopping.borrow() {
             match self.store.prune(now.minus(self.retention), now).await {
-                Ok(0) => return,
-                Ok(removed) => tracing::info!(
-                    "removed {removed} ingestions that ended over {} days ago",
-                    self.retention.as_secs() / 86_400
-                ),
+                Ok(0) => break,
+                Ok(count) => removed += count,
                 Err(error) => {
                     tracing::warn!(
-                        "could not remove old ingestions, trying again in a minute: {error}"
+                        "could not remove what is over, trying again in a minute: {error}"
                     );
-                    return;
+                    break;
                 }
             }
+            // There may be a lot to remove: memory must not wait for it.
+            self.evict();
+        }
+        if removed > 0 {
+            let days = self.retention.as_secs() / 86_400;
+            tracing::info!(
+                "removed {removed} idempotency keys that expired and ingestions that ended over {days} days ago"
+            );
         }
     }
 }

@@ -34,12 +34,16 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Pace {
     interval: Duration,
-    limiter: RateLimiter<NotKeyed, InMemoryState, SlotClock, NoOpMiddleware<SlotInstant>>,
+    limiter: Limiter,
     clock: SlotClock,
     /// When the next slot opens, in monotonic time.
     opens_at: Duration,
     last_slot: Option<Timestamp>,
+    /// `last_slot` before the latest slot was taken.
+    slot_before: Option<Timestamp>,
 }
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, SlotClock, NoOpMiddleware<SlotInstant>>;
 
 impl Pace {
     /// Goes on where the last run of the process stopped: if its last start is less than an interval
@@ -51,9 +55,7 @@ impl Pace {
     pub(crate) fn resume(interval: Duration, last_slot: Option<Timestamp>, now: Now) -> Self {
         let interval = interval.max(Duration::from_nanos(1));
         let clock = SlotClock::default();
-        let quota =
-            Quota::with_period(interval).unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN));
-        let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
+        let limiter = limiter(interval, &clock);
         let wait = last_slot.map_or(Duration::ZERO, |last| {
             last.plus(interval).since(now.wall).min(interval)
         });
@@ -63,6 +65,7 @@ impl Pace {
             clock,
             opens_at: now.mono + wait,
             last_slot,
+            slot_before: last_slot,
         };
         if wait > Duration::ZERO {
             pace.clock.set(pace.opens_at, interval);
@@ -107,12 +110,24 @@ impl Pace {
         Some(slot)
     }
 
-    /// The work of a slot began at `mono`. Where the disk was slow to record the start, the next slot
-    /// opens an interval after this, not after the slot.
-    pub(crate) fn began(&mut self, slot: Slot, mono: Duration) {
-        if mono.saturating_sub(slot.mono) > TOLERANCE {
-            self.opens_at = self.opens_at.max(mono + self.interval);
+    /// The work of a slot began at `now`. Where the disk was slow to record the start, the next slot
+    /// opens an interval after this, not after the slot; returned is what to record for the next run
+    /// of the process.
+    pub(crate) fn began(&mut self, slot: Slot, now: Now) -> Option<Timestamp> {
+        if now.mono.saturating_sub(slot.mono) <= TOLERANCE {
+            return None;
         }
+        self.opens_at = self.opens_at.max(now.mono + self.interval);
+        self.last_slot = Some(now.wall);
+        self.last_slot
+    }
+
+    /// The slot that was taken last is open again, because nothing started in it. Only what comes
+    /// after it can be granted, so a limiter that knows of no start grants no more than the old one.
+    pub(crate) fn give_back(&mut self, slot: Slot) {
+        self.limiter = limiter(self.interval, &self.clock);
+        self.opens_at = slot.mono;
+        self.last_slot = self.slot_before;
     }
 
     /// Uses a slot: the next one opens an interval later. `Err` says when to come again if the
@@ -122,7 +137,7 @@ impl Pace {
         match self.limiter.check() {
             Ok(()) => {
                 self.opens_at = slot.mono + self.interval;
-                self.last_slot = Some(slot.wall);
+                self.slot_before = self.last_slot.replace(slot.wall);
                 Ok(())
             }
             Err(not_until) => {
@@ -132,6 +147,12 @@ impl Pace {
             }
         }
     }
+}
+
+fn limiter(interval: Duration, clock: &SlotClock) -> Limiter {
+    let quota =
+        Quota::with_period(interval).unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN));
+    RateLimiter::direct_with_clock(quota, clock.clone())
 }
 
 fn back(from: Timestamp, by: Duration) -> Timestamp {
@@ -245,11 +266,26 @@ mod tests {
     fn work_that_begins_late_moves_the_slots_after_it() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
         pace.take(slot(0)).unwrap();
-        pace.began(slot(0), at(5).mono);
+        assert_eq!(pace.began(slot(0), at(5)), None);
         assert_eq!(pace.opens_at(), at(5000).mono);
-        pace.began(slot(0), at(300).mono);
+        let recorded = pace.began(slot(0), at(300));
         assert_eq!(pace.opens_at(), at(5300).mono);
+        let restarted = Pace::resume(INTERVAL, recorded, at(1000));
+        assert_eq!(restarted.opens_at(), at(5300).mono);
         assert_eq!(pace.open_slot(at(5299), true, at(0).wall), None);
+    }
+
+    #[test]
+    fn a_slot_that_was_given_back_is_open_and_no_earlier_one_is() {
+        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        pace.take(slot(0)).unwrap();
+        pace.take(slot(5000)).unwrap();
+        pace.give_back(slot(5000));
+        assert_eq!(pace.open_slot(at(4999), false, at(0).wall), None);
+        let open = pace.open_slot(at(6000), false, at(0).wall).unwrap();
+        assert_eq!(open, slot(6000));
+        pace.take(open).unwrap();
+        assert_eq!(pace.opens_at(), at(11_000).mono);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::model::change::Change;
 use crate::model::id::{BatchIndex, IngestionRef};
 use crate::model::ingestion::Ingestion;
 use crate::model::queue::{QueueId, QueueName};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::{Metrics, counted};
 
 /// How long to wait after the store refused a commit.
@@ -40,6 +40,26 @@ pub(crate) struct Runner {
     pub(crate) processor: Arc<Processor>,
     /// True once no more batches shall start.
     pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) refusals: Refusals,
+}
+
+/// The store's refusals as the log tells them: each kind once until a commit succeeds, not once a
+/// second for as long as the disk is full.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Option<StoreError>);
+
+impl Refusals {
+    /// Whether the log has to say so.
+    fn is_news(&mut self, error: &StoreError) -> bool {
+        let news = self.0.as_ref() != Some(error);
+        self.0 = Some(error.clone());
+        news
+    }
+
+    /// A commit succeeded: whether the one before it did not.
+    fn are_over(&mut self) -> bool {
+        self.0.take().is_some()
+    }
 }
 
 impl Runner {
@@ -64,7 +84,8 @@ impl Runner {
                 running -= 1;
                 finished.push(attempt);
             }
-            let stopping = *self.stopping.borrow();
+            // Nobody left to say so is as good as having been told.
+            let stopping = *self.stopping.borrow() || self.stopping.has_changed().is_err();
             if stopping && finished.is_empty() && running == 0 {
                 return;
             }
@@ -83,8 +104,14 @@ impl Runner {
                     Outcome::Start(start) => {
                         if self.commit(&start.changes).await {
                             running += 1;
-                            scheduler.began(start.slot, self.clock.now().mono);
+                            let late = scheduler.began(start.slot, self.clock.now());
                             self.start(start, &sender);
+                            if let Some(late) = late {
+                                // If this is refused, the next start says it.
+                                self.commit(&[late]).await;
+                            }
+                        } else {
+                            scheduler.not_started(&start);
                         }
                         continue;
                     }
@@ -107,11 +134,18 @@ impl Runner {
     }
 
     /// Whether the changes were committed. If not, pauses: the disk may be full for a while.
-    async fn commit(&self, changes: &[Change]) -> bool {
+    async fn commit(&mut self, changes: &[Change]) -> bool {
         match self.store.commit(changes.to_vec()).await {
-            Ok(()) => true,
+            Ok(()) => {
+                if self.refusals.are_over() {
+                    tracing::info!(queue = %self.name, "what happened is recorded again");
+                }
+                true
+            }
             Err(error) => {
-                tracing::warn!(queue = %self.name, "could not record what happened, trying again: {error}");
+                if self.refusals.is_news(&error) {
+                    tracing::warn!(queue = %self.name, "could not record what happened, trying again: {error}");
+                }
                 self.clock.sleep(STORE_PAUSE).await;
                 false
             }
@@ -279,5 +313,22 @@ async fn sleep_until(clock: &Clock, mono: Option<Duration>) {
     match mono {
         Some(mono) => clock.sleep_until(mono).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_stays_full_is_told_once() {
+        let mut refusals = Refusals::default();
+        assert!(!refusals.are_over());
+        let told = (0..100).filter(|_| refusals.is_news(&StoreError::Full));
+        assert_eq!(told.count(), 1);
+        assert!(refusals.is_news(&StoreError::Failed("sync".to_owned())));
+        assert!(refusals.are_over());
+        assert!(!refusals.are_over());
+        assert!(refusals.is_news(&StoreError::Full));
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Start {
     pub(crate) ingestion: crate::model::id::IngestionRef,
     pub(crate) work: Work,
     pub(crate) slot: Slot,
+    /// Whether another batch started in the slot before.
+    pub(crate) packed: bool,
     /// When the ingestion was accepted.
     pub(crate) created_at: Timestamp,
 }
@@ -71,9 +73,19 @@ impl Scheduler {
         self.pace.opens_at()
     }
 
-    /// The work of a start began at `mono`, in monotonic time.
-    pub(crate) fn began(&mut self, slot: Slot, mono: Duration) {
-        self.pace.began(slot, mono);
+    /// The work of a start began at `now`. What to commit, if that was late: a restart must know.
+    pub(crate) fn began(&mut self, slot: Slot, now: Now) -> Option<Change> {
+        let at = self.pace.began(slot, now)?;
+        let queue = self.queue;
+        Some(Change::SlotTaken { queue, at })
+    }
+
+    /// The start was not committed: nothing started, and its slot is as it was before the tick.
+    pub(crate) fn not_started(&mut self, start: &Start) {
+        self.open = None;
+        if !start.packed {
+            self.pace.give_back(start.slot);
+        }
     }
 
     /// What to do at `now`. Attempts in `finished` are recorded first, then deadlines are kept, then
@@ -112,13 +124,17 @@ impl Scheduler {
             .next()
             .and_then(|next| Some((next, registry.at(next)?)))
         else {
-            self.waits_for = None;
+            // What comes later is not of this slot, though it may have room.
+            (self.waits_for, self.open) = (None, None);
             return Outcome::Wait(timer);
         };
         let due = decide::due_ids(ingestion, next.batch);
-        let slot = match self.open {
-            Some((slot, room)) if due.len() <= room => Some(slot),
-            _ => self.fresh_slot(queue, ingestion.created_at, now),
+        let packed = self
+            .open
+            .filter(|(slot, room)| due.len() <= *room && ingestion.created_at <= slot.wall);
+        let slot = match packed {
+            Some((slot, _)) => Some(slot),
+            None => self.fresh_slot(queue, ingestion.created_at, now),
         };
         let Some(slot) = slot else {
             let running = queue.running.len() >= self.settings.max_in_flight.get() as usize;
@@ -138,6 +154,7 @@ impl Scheduler {
                 due,
             },
             slot,
+            packed: packed.is_some(),
             created_at: ingestion.created_at,
         })
     }

@@ -49,8 +49,14 @@ enum Step {
     Crash {
         down_ms: u64,
     },
-    /// The process dies after it decided to start a batch, before that was committed.
-    CrashBeforeCommit,
+    /// Time passes, and the process dies after it decided what to do then, before that was committed.
+    CrashBeforeCommit {
+        ms: u64,
+    },
+    /// Time passes, and what is decided then is not taken by the disk.
+    CommitFails {
+        ms: u64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -62,7 +68,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => (0_usize..8, prop_oneof![3 => Just(0_u8), 1 => 0_u8..8])
             .prop_map(|(which, failed)| Step::Finish { which, failed }),
         1 => (0_u64..300).prop_map(|down_ms| Step::Crash { down_ms }),
-        1 => Just(Step::CrashBeforeCommit),
+        1 => (0_u64..250).prop_map(|ms| Step::CrashBeforeCommit { ms }),
+        1 => (0_u64..250).prop_map(|ms| Step::CommitFails { ms }),
     ];
     prop::collection::vec(step, 1..60)
 }

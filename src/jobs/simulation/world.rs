@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::jobs::decide::Finished;
+use crate::jobs::pace::TOLERANCE;
 use crate::jobs::processor::{Failure, IdResult, Response};
 use crate::jobs::registry::Registry;
 use crate::jobs::scheduler::{Outcome, Scheduler, Start};
@@ -191,10 +192,17 @@ impl World {
             Step::Advance { ms } => self.advance(Duration::from_millis(ms)),
             Step::Finish { which, failed } => self.finish(which, failed),
             Step::Crash { down_ms } => self.crash(Duration::from_millis(down_ms)),
-            Step::CrashBeforeCommit => {
+            Step::CrashBeforeCommit { ms } => {
+                self.advance(Duration::from_millis(ms));
                 // The tick may consume the slot in memory; nothing of that survives.
                 let _ = self.scheduler.tick(&self.registry, &[], self.now);
                 self.crash(Duration::ZERO);
+            }
+            Step::CommitFails { ms } => {
+                self.advance(Duration::from_millis(ms));
+                if let Outcome::Start(start) = self.scheduler.tick(&self.registry, &[], self.now) {
+                    self.scheduler.not_started(&start);
+                }
             }
         }
         self.settle();
@@ -443,6 +451,11 @@ impl World {
             self.in_slot = due.len();
         }
         assert!(slot <= self.now.wall, "a start in the future");
+        assert!(
+            self.now.wall.since(slot) <= TOLERANCE,
+            "a start in a slot that is over"
+        );
+        assert!(start.created_at <= slot, "a start before its submission");
         self.last_start = Some(slot);
         self.started
             .push((slot, start.ingestion.arrival.0, start.work.batch.0));
@@ -459,6 +472,10 @@ impl World {
                 blocked || opens_at > self.now.mono,
                 "the slot is open and a batch is ready"
             );
+            let paced = self
+                .last_start
+                .is_some_and(|last| self.now.wall < last.plus(INTERVAL));
+            assert!(blocked || paced, "a slot went by without a start");
             assert!(
                 blocked || until.is_some_and(|until| until <= opens_at),
                 "sleeps past the slot"

@@ -144,7 +144,10 @@ fn run(path: &Path, asked: &Receiver<()>, folding: &Mutex<()>, shared: &Shared) 
         }
         .and_then(|db| checkpoint(&db, Effort::Passive).map(|_| db));
         match done {
-            Ok(db) => connection = Some(db),
+            Ok(db) => {
+                shared.set_put_off(false);
+                connection = Some(db);
+            }
             Err(fault) => report(fault, shared),
         }
     }
@@ -158,7 +161,9 @@ pub(super) fn report(fault: Fault, shared: &Shared) {
     };
     match error {
         StoreError::Full | StoreError::Busy => {
-            tracing::warn!(%error, "a checkpoint of the store was put off");
+            if shared.set_put_off(true) {
+                tracing::warn!(%error, "a checkpoint of the store was put off");
+            }
         }
         other => shared.fail(&format!("a checkpoint failed: {other}")),
     }

@@ -113,13 +113,13 @@ pub(super) fn find(
         }))
 }
 
-/// Removes a bounded number of keys that expired by `now`.
+/// Removes a bounded number of keys that expired by `now`; returns how many went.
 pub(super) fn prune(
     db: &Connection,
     meta: &mut Meta,
     digest: &mut Digest,
     now: Timestamp,
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     let mut statement = db.prepare_cached(
         "SELECT key, body, ingestion, expires_at, digest FROM idempotency
          WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
@@ -130,10 +130,11 @@ pub(super) fn prune(
         expired.push(KeptRow::read(row, digest)?);
     }
     drop(rows);
+    let gone = expired.len() as u64;
     for row in expired {
         db.prepare_cached("DELETE FROM idempotency WHERE key = ?1")?
             .execute([row.record.key.to_be_bytes()])?;
         meta.tally(Table::Idempotency).remove(row.digest);
     }
-    Ok(())
+    Ok(gone)
 }

@@ -1,6 +1,6 @@
 //! What the writer, the checkpoints and the callers all see.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -12,6 +12,8 @@ pub(super) struct Shared {
     state: Mutex<StoreState>,
     /// Bytes of ids in the writer's queue.
     waiting: AtomicUsize,
+    /// Whether the last checkpoint was put off.
+    put_off: AtomicBool,
     /// Turns true when the writer has ended and let go of the directory.
     ended: watch::Sender<bool>,
 }
@@ -21,6 +23,7 @@ impl Shared {
         Self {
             state: Mutex::new(StoreState::Ok),
             waiting: AtomicUsize::new(0),
+            put_off: AtomicBool::new(false),
             ended: watch::Sender::new(false),
         }
     }
@@ -59,6 +62,13 @@ impl Shared {
             }
             _ => {}
         }
+    }
+
+    /// A checkpoint was put off, or one was done. Whether the log has to say so: only the first of
+    /// many, because one is tried after each commit.
+    pub(super) fn set_put_off(&self, put_off: bool) -> bool {
+        let before = self.put_off.swap(put_off, Ordering::Relaxed);
+        put_off && !before
     }
 
     /// Counts bytes that are about to wait; false, and nothing counted, if they would pass
@@ -101,6 +111,15 @@ mod tests {
         shared.release(100);
         assert!(shared.reserve(500, 100), "one large commit passes");
         assert!(!shared.reserve(1, 100));
+    }
+
+    #[test]
+    fn checkpoints_that_are_put_off_are_told_once() {
+        let shared = Shared::new();
+        assert!(!shared.set_put_off(false));
+        assert_eq!((0..100).filter(|_| shared.set_put_off(true)).count(), 1);
+        assert!(!shared.set_put_off(false));
+        assert!(shared.set_put_off(true));
     }
 
     #[test]

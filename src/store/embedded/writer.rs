@@ -180,8 +180,8 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
     fn prune(&mut self, prune: &Prune) -> Result<u64, StoreError> {
         let (ended_before, now) = (prune.ended_before, prune.now);
         let gone = self.transaction(|db, meta, digest| {
-            idempotency::prune(db, meta, digest, now)?;
-            ended::prune(db, meta, digest, ended_before)
+            let keys = idempotency::prune(db, meta, digest, now)?;
+            Ok(keys + ended::prune(db, meta, digest, ended_before)?)
         })?;
         self.after_commit();
         Ok(gone)
