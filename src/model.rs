@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod change;
+pub mod event;
 pub mod id;
 pub mod ingestion;
 pub mod priority;

@@ -14,6 +14,7 @@
 mod checkpoint;
 mod codec;
 mod ended;
+pub(super) mod events;
 mod fault;
 mod idempotency;
 mod jobs;

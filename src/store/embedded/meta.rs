@@ -13,6 +13,10 @@ pub(super) enum Table {
     Run,
     Ended,
     Idempotency,
+    Block,
+    Spent,
+    Topic,
+    Letter,
 }
 
 impl Table {
@@ -24,12 +28,16 @@ impl Table {
             Self::Run => "run",
             Self::Ended => "ended",
             Self::Idempotency => "idempotency",
+            Self::Block => "block",
+            Self::Spent => "spent",
+            Self::Topic => "topic",
+            Self::Letter => "letter",
         }
     }
 }
 
 /// How many tables the current format tallies.
-pub(super) const TABLES: usize = 5;
+pub(super) const TABLES: usize = 9;
 
 /// The number of rows of a table, and the wrapping sum of their digests: rows that vanish, come
 /// twice or fall back to an older content with a damaged page change it.
@@ -66,13 +74,27 @@ pub(super) struct Meta {
 impl Meta {
     /// The tally of a table.
     pub(super) const fn tally(&mut self, table: Table) -> &mut Tally {
-        let [queue, live, run, ended, idempotency] = &mut self.tallies;
+        let [
+            queue,
+            live,
+            run,
+            ended,
+            idempotency,
+            block,
+            spent,
+            topic,
+            letter,
+        ] = &mut self.tallies;
         match table {
             Table::Queue => queue,
             Table::Live => live,
             Table::Run => run,
             Table::Ended => ended,
             Table::Idempotency => idempotency,
+            Table::Block => block,
+            Table::Spent => spent,
+            Table::Topic => topic,
+            Table::Letter => letter,
         }
     }
 
