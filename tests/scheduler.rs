@@ -150,7 +150,7 @@ async fn a_restart_inside_an_interval_waits_for_the_rest_of_it() {
     let begin = clock_now(&clock);
     // Stopped in the middle of its run: the batch is started again.
     clock.advance(Duration::from_millis(100));
-    jobs.stop(Duration::ZERO).await;
+    jobs.stop(Duration::ZERO, 60 * SECOND).await;
     drop(jobs);
 
     clock.advance(SECOND);
@@ -363,7 +363,7 @@ async fn a_queue_with_unfinished_work_must_stay_configured() {
         ..submission(&jobs, 9, Priority::Low)
     };
     let id = jobs.submit(to_mail).await.unwrap();
-    jobs.stop(Duration::ZERO).await;
+    jobs.stop(Duration::ZERO, 60 * SECOND).await;
     drop(jobs);
     let refused = try_open(dir.path(), &clock, settings(&["default"]))
         .await
@@ -428,7 +428,7 @@ async fn a_graceful_stop_lets_a_running_batch_end() {
         .unwrap();
     let stopping = tokio::spawn({
         let jobs = jobs.clone();
-        async move { jobs.stop(60 * SECOND).await }
+        async move { jobs.stop(60 * SECOND, 120 * SECOND).await }
     });
     until(async || {
         clock.advance(Duration::from_millis(10));

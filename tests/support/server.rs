@@ -6,8 +6,10 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::{Connection, Reply};
 
@@ -117,6 +119,13 @@ impl Server {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `SIGTERM`, and how it ended; panics after a minute without an end.
+    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = poll("the server stops", || self.child.try_wait().unwrap());
+        (status, self.log())
     }
 
     /// `SIGKILL`: nothing of the process runs after this.
