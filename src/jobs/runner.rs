@@ -229,7 +229,10 @@ impl Runner {
                 Change::RestEnded {
                     ingestion, status, ..
                 } => self.tell_of_rest(*ingestion, *status),
-                Change::IngestionEnded { ingestion, at } => self.tell_of_end(*ingestion, *at),
+                Change::IngestionEnded { ingestion, at } => {
+                    self.tell_of_end(*ingestion, *at);
+                    self.live.registry.write().told(*ingestion, *at);
+                }
                 _ => {}
             }
         }
