@@ -33,7 +33,8 @@ mod spent;
 pub(super) mod write;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -56,6 +57,9 @@ use crate::store::error::{OpenError, StoreError};
 
 /// The folder of the identity index.
 const SEEN: &str = "seen";
+
+/// Its name once a damaged page was found in it, so that the next start makes a new one.
+const DISTRUSTED: &str = "seen-damaged";
 
 /// With fewer new events than this a request gets no blocks of its own.
 const OWN_BLOCKS: usize = 64;
@@ -97,6 +101,7 @@ struct Held {
 
 /// What the writer and the callers share about events.
 pub(super) struct EventState {
+    dir: PathBuf,
     pub(super) key: Key,
     pub(super) seen: Seen,
     /// As of the last commit.
@@ -118,9 +123,11 @@ impl EventState {
         let key = *meta.events.key.get_or_insert_with(Key::random);
         let topics = write::load_topics(db, meta).map_err(refuse)?;
         block::check_rows(db, meta).map_err(refuse)?;
+        remove_distrusted(dir)?;
         let seen = open_seen(&dir.join(SEEN), key, db, meta)?;
         let last = Sequence(meta.events.last_sequence);
         Ok(Self {
+            dir: dir.to_owned(),
             key,
             seen,
             counts: RwLock::new(Counted {
@@ -151,6 +158,16 @@ impl EventState {
             shown.0 = last;
             news
         });
+    }
+}
+
+fn remove_distrusted(dir: &Path) -> Result<(), OpenError> {
+    let dir = dir.join(DISTRUSTED);
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(OpenError(format!("{}: {error}", dir.display())))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -401,7 +418,8 @@ impl Embedded {
         if error.kind() == std::io::ErrorKind::InvalidData {
             let sentence = format!("the identity index is damaged, a restart builds it anew: {error}");
             self.shared.fail(&sentence);
-            self.events.seen.distrust();
+            // If this fails the next run finds the same page, and comes here, too.
+            let _ = fs::rename(self.events.dir.join(SEEN), self.events.dir.join(DISTRUSTED));
             return StoreError::Failed(sentence);
         }
         StoreError::Failed(format!("the identity index can't be read: {error}"))
