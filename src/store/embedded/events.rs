@@ -12,6 +12,9 @@
 pub(super) mod block;
 pub(super) mod codec;
 
+#[cfg(test)]
+mod samples;
+
 use tokio::sync::watch;
 
 use super::Embedded;
