@@ -46,14 +46,14 @@ use tokio::sync::oneshot;
 
 use self::checkpoint::{Checkpointer, LogLimits};
 use self::codec::Digest;
+use self::events::EventState;
+use self::events::write::Append;
 use self::fault::Fault;
 use self::meta::{Meta, TABLES};
 use self::readers::Readers;
 use self::schema::{DATABASE, FORMAT, LOG, name_of};
 use self::shared::Shared;
 use self::witness::{Testimony, Witness};
-use self::events::EventState;
-use self::events::write::Append;
 use self::writer::{Commit, GroupLimits, Message, Other, Writer};
 use super::error::{OpenError, StoreError};
 use super::{KeptAnswer, StoreSettings, StoreState};

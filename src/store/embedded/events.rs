@@ -32,16 +32,17 @@ mod replace;
 mod spent;
 pub(super) mod write;
 
+#[cfg(test)]
+mod samples;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use self::block::Block;
 use self::identity::Key;
 use self::write::{Append, Content};
 use super::Embedded;
@@ -122,7 +123,8 @@ impl EventState {
         let refuse = |fault: Fault| fault.into_open_error("tollgate.db");
         let key = *meta.events.key.get_or_insert_with(Key::random);
         let topics = write::load_topics(db, meta).map_err(refuse)?;
-        block::check_rows(db, meta).map_err(refuse)?;
+        block::check(db, meta).map_err(refuse)?;
+        letters::check(db, meta).map_err(refuse)?;
         remove_distrusted(dir)?;
         let seen = open_seen(&dir.join(SEEN), key, db, meta)?;
         let last = Sequence(meta.events.last_sequence);
@@ -188,19 +190,13 @@ fn open_seen(dir: &Path, key: Key, db: &Connection, meta: &Meta) -> Result<Seen,
     }
     if covers < last {
         tracing::info!("reading the identities of {} events", last - covers);
-        recover(&seen, covers, key, db, last)
+        recover(&seen, covers, key, db, meta)
             .map_err(|fault| fault.into_open_error("tollgate.db"))?;
     }
     Ok(seen)
 }
 
-fn recover(
-    seen: &Seen,
-    covers: u64,
-    key: Key,
-    db: &Connection,
-    last: u64,
-) -> Result<(), Fault> {
+fn recover(seen: &Seen, covers: u64, key: Key, db: &Connection, meta: &Meta) -> Result<(), Fault> {
     let mut chunk: Vec<Entry> = Vec::with_capacity(CHUNK);
     page::each_after(db, Sequence(covers), |event, _| {
         chunk.push(key.of(event));
@@ -210,14 +206,11 @@ fn recover(
         }
     })?;
     seen.recover(&chunk, covers);
-    spent::each_after(db, covers, |identities| seen.recover(identities, covers))?;
-    seen.recover(&[], last);
+    spent::each_after(db, meta, covers, |identities| {
+        seen.recover(identities, covers);
+    })?;
+    seen.recover(&[], meta.events.last_sequence);
     Ok(())
-}
-
-/// Makes blocks of a few events that have their arrival.
-fn block_of<'e>(events: impl Iterator<Item = (u64, &'e Event<'static>)>) -> Vec<Block> {
-    block::build(events, 0)
 }
 
 impl Embedded {
@@ -416,7 +409,8 @@ impl Embedded {
     /// next one builds the index anew.
     fn index_failed(&self, error: &std::io::Error) -> StoreError {
         if error.kind() == std::io::ErrorKind::InvalidData {
-            let sentence = format!("the identity index is damaged, a restart builds it anew: {error}");
+            let sentence =
+                format!("the identity index is damaged, a restart builds it anew: {error}");
             self.shared.fail(&sentence);
             // If this fails the next run finds the same page, and comes here, too.
             let _ = fs::rename(self.events.dir.join(SEEN), self.events.dir.join(DISTRUSTED));
@@ -446,7 +440,9 @@ fn first_of(claim: Claim, wanted: &[Entry], claims: &[Claim]) -> Known {
         Claim::Twice(earlier) => {
             let earlier = usize::try_from(earlier).unwrap_or(usize::MAX);
             match (claims.get(earlier), wanted.get(earlier)) {
-                (Some(Claim::Seen(first)), _) | (_, Some((_, first))) => Known::Spent(first.content),
+                (Some(Claim::Seen(first)), _) | (_, Some((_, first))) => {
+                    Known::Spent(first.content)
+                }
                 _ => Known::Spent(0),
             }
         }

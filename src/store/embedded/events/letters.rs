@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
-use super::super::meta::{Meta, Table};
+use super::super::meta::{Meta, Table, Tally};
 use super::NewLetter;
 use crate::model::event::DeadLetter;
 use crate::model::time::Timestamp;
@@ -93,8 +93,19 @@ pub(super) fn find(db: &Connection, id: u64) -> Result<Option<DeadLetter>, Fault
     Ok(next.filter(|letter| letter.id == id))
 }
 
+/// Compares what the rows say of themselves with what was written; their texts are not read.
+pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
+    let mut found = Tally::default();
+    let mut statement = db.prepare("SELECT digest FROM letter")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        found.add(row.get(0)?);
+    }
+    meta.check(Table::Letter, found)
+}
+
 /// Reads `id, refused_at, errors, body, digest` and checks them.
-pub(super) fn read(row: &Row<'_>, digest: &mut Digest) -> Result<DeadLetter, Fault> {
+fn read(row: &Row<'_>, digest: &mut Digest) -> Result<DeadLetter, Fault> {
     let letter = DeadLetter {
         id: row.get::<_, i64>(0)?.cast_unsigned(),
         refused_at: Timestamp::from_micros(row.get(1)?),

@@ -99,11 +99,12 @@ fn exchange(
             return Ok(0);
         }
     }
-    for id in gone {
-        block::remove(db, meta, digest, *id)?;
-    }
+    // First the new ones, so that their ids are higher than any that an erasure has passed.
     for block in blocks {
         block::insert(db, meta, digest, block, 0)?;
+    }
+    for id in gone {
+        block::remove(db, meta, digest, *id)?;
     }
     Ok(gone.len() as u64)
 }
@@ -128,10 +129,12 @@ fn find(
     step.done = candidates.len() < ERASED_AT_ONCE;
     for id in candidates {
         step.last = id;
-        let decoded = block::read(db, id)?;
+        let Some(decoded) = block::find(db, id)? else {
+            continue;
+        };
         let mut kept = Vec::new();
         let before = step.spent.len();
-        for event in decoded.events() {
+        for event in decoded.events()? {
             let (sequence, event) = event?;
             if filter.matches(&event) {
                 step.spent.push(key.of(&event));

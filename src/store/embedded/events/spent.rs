@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
-use super::super::meta::{Meta, Table};
+use super::super::meta::{Meta, Table, Tally};
 use super::super::seen::{Entry, First, Identity};
 
 /// Bytes of one identity: the hash, the time, the hash of the content.
@@ -35,10 +35,12 @@ pub(super) fn insert(
 /// Calls `each` with the identities of every row that has some of events behind `sequence`.
 pub(super) fn each_after(
     db: &Connection,
+    meta: &Meta,
     sequence: u64,
     mut each: impl FnMut(&[Entry]),
 ) -> Result<(), Fault> {
     let mut digest = Digest::default();
+    let mut found = Tally::default();
     let mut statement = db.prepare(
         "SELECT id, last_sequence, identities, digest FROM spent WHERE last_sequence > ?1",
     )?;
@@ -52,9 +54,13 @@ pub(super) fn each_after(
                 "row {id} of table spent is not what was written"
             )));
         }
+        found.add(sum);
         let (records, _) = bytes.as_chunks::<RECORD>();
         let identities: Vec<_> = records.iter().map(decode).collect();
         each(&identities);
+    }
+    if sequence == 0 {
+        meta.check(Table::Spent, found)?;
     }
     Ok(())
 }

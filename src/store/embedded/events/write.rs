@@ -6,11 +6,11 @@ use rusqlite::{Connection, params};
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
-use super::super::meta::{Meta, Table};
+use super::super::meta::{Meta, Table, Tally};
 use super::super::seen::Ticket;
+use super::NewLetter;
 use super::block::{self, Block};
 use super::letters::{self, MAX_LETTERS};
-use super::{NewLetter, block_of};
 use crate::model::event::{Event, MAX_TOPICS};
 
 /// The events of one request as the writer gets them.
@@ -48,7 +48,7 @@ pub(in crate::store::embedded) fn write<'a>(
     digest: &mut Digest,
     group: impl Iterator<Item = &'a Append>,
 ) -> Result<(), Fault> {
-    let mut few: Vec<(u64, &Event<'static>)> = Vec::new();
+    let mut few: Vec<(u64, &'a Event<'a>)> = Vec::new();
     let mut any = false;
     for append in group {
         any = true;
@@ -59,7 +59,7 @@ pub(in crate::store::embedded) fn write<'a>(
                     block::insert(db, meta, digest, block, base)?;
                 }
             }
-            Content::Few(events) => few.extend((base + 1..).zip(events)),
+            Content::Few(events) => few.extend((base + 1..).zip(events.iter().map(shorten))),
         }
         meta.events.last_sequence += append.new;
         meta.events.accepted += append.new;
@@ -72,13 +72,18 @@ pub(in crate::store::embedded) fn write<'a>(
             letters::insert(db, meta, digest, letter, MAX_LETTERS)?;
         }
     }
-    for block in block_of(few.into_iter()) {
+    for block in block::build(few.into_iter(), 0) {
         block::insert(db, meta, digest, &block, 0)?;
     }
     if any {
         meta.events.save(db)?;
     }
     Ok(())
+}
+
+/// An event that lives longer than it needs to.
+const fn shorten<'a>(event: &'a Event<'static>) -> &'a Event<'a> {
+    event
 }
 
 fn insert_topic(
@@ -106,7 +111,7 @@ pub(in crate::store::embedded) fn load_topics(
     meta: &Meta,
 ) -> Result<BTreeSet<String>, Fault> {
     let mut digest = Digest::default();
-    let mut found = super::super::meta::Tally::default();
+    let mut found = Tally::default();
     let mut topics = BTreeSet::new();
     let mut statement = db.prepare("SELECT name, digest FROM topic")?;
     let mut rows = statement.query([])?;
