@@ -38,12 +38,14 @@ mod samples;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::identity::Key;
+use self::pack::Planner;
 use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
@@ -108,6 +110,7 @@ pub(super) struct EventState {
     /// As of the last commit.
     pub(super) counts: RwLock<Counted>,
     pub(super) last: watch::Sender<Sequence>,
+    planner: Arc<Mutex<Planner>>,
 }
 
 /// The numbers and topics that a reader may ask for.
@@ -137,6 +140,7 @@ impl EventState {
                 topics,
             }),
             last: watch::Sender::new(last),
+            planner: Arc::default(),
         })
     }
 
@@ -366,9 +370,14 @@ impl Embedded {
         filter: EventFilter,
         limit: usize,
     ) -> Result<(Vec<StoredEvent>, Sequence), StoreError> {
-        self.readers
-            .read(move |db| page::since(db, after, &filter, limit))
-            .await
+        let last = *self.events.last.borrow();
+        let found = self
+            .readers
+            .read(move |db| page::since(db, after, &filter, limit));
+        let (events, up_to) = found.await?;
+        // Where nothing is left behind `after`, there was nothing up to the last one.
+        let up_to = if up_to == after { after.max(last) } else { up_to };
+        Ok((events, up_to))
     }
 
     pub(in crate::store) fn last_event(&self) -> watch::Receiver<Sequence> {

@@ -1,5 +1,7 @@
 //! Blocks that take the place of others: fewer and fuller ones, or ones without erased events.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::Embedded;
@@ -32,18 +34,15 @@ struct Step {
 
 impl Embedded {
     pub(in crate::store) async fn pack(&self) -> Result<bool, StoreError> {
-        let before = Sequence(self.events.last.borrow().0.saturating_add(1));
-        let planned = self.readers.read(move |db| {
-            let Some(gone) = pack::plan(db, before)? else {
-                return Ok(None);
-            };
-            let blocks = pack::merge(db, &gone)?;
-            Ok(Some((gone, blocks)))
+        let (before, planner) = (*self.events.last.borrow(), Arc::clone(&self.events.planner));
+        let merged = self.readers.read(move |db| {
+            let planned = planner.lock().plan(db, before)?;
+            planned.map(|ids| pack::merge(db, &ids)).transpose()
         });
-        let Some((gone, blocks)) = planned.await? else {
+        let Some(merged) = merged.await? else {
             return Ok(false);
         };
-        self.other(move |db, meta, digest| exchange(db, meta, digest, &gone, &blocks))
+        self.other(move |db, meta, digest| exchange(db, meta, digest, &merged.ids, &merged.blocks))
             .await?;
         Ok(true)
     }
