@@ -11,6 +11,8 @@
 
 pub(super) mod block;
 pub(super) mod codec;
+pub(super) mod pack;
+pub(super) mod page;
 
 #[cfg(test)]
 mod samples;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::block::{MAX_EVENTS, build};
 use super::super::samples::{any_event, event, typical};
+use super::read::Garbage;
 use super::*;
 use crate::clock::Clock;
 
