@@ -376,7 +376,11 @@ impl Embedded {
             .read(move |db| page::since(db, after, &filter, limit));
         let (events, up_to) = found.await?;
         // Where nothing is left behind `after`, there was nothing up to the last one.
-        let up_to = if up_to == after { after.max(last) } else { up_to };
+        let up_to = if up_to == after {
+            after.max(last)
+        } else {
+            up_to
+        };
         Ok((events, up_to))
     }
 

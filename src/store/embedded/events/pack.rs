@@ -45,7 +45,7 @@ const SMALL_BYTES: u64 = 32 * 1024;
 const MAX_ROWS: usize = 2048;
 
 /// How many rows are read before they are looked at.
-const READ_AHEAD: usize = MAX_ROWS / 2;
+const READ_AHEAD: u32 = 1024;
 
 /// Picks blocks to merge. It remembers how far it looked, and begins anew after a start.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ impl Planner {
         let mut statement = db.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM block WHERE id > ?1 ORDER BY id LIMIT ?2"
         ))?;
-        let mut rows = statement.query((self.read, READ_AHEAD as i64))?;
+        let mut rows = statement.query((self.read, READ_AHEAD))?;
         let mut any = false;
         while let Some(row) = rows.next()? {
             let row = Row::read(row, &mut digest)?;
@@ -100,7 +100,7 @@ impl Planner {
 /// The blocks that went through the packer equally often.
 #[derive(Debug, Default)]
 struct Tier {
-    /// In order of last arrival.
+    /// In order of last arrival, the newest [`MAX_ROWS`].
     rows: VecDeque<Row>,
     /// How many of them were looked at since a row came.
     looked: usize,
@@ -109,14 +109,12 @@ struct Tier {
 impl Tier {
     fn insert(&mut self, row: Row) {
         let place = |row: &Row| (row.sequences.1, row.id);
-        let index = self.rows.partition_point(|other| place(other) < place(&row));
+        let index = self
+            .rows
+            .partition_point(|other| place(other) < place(&row));
         self.rows.insert(index, row);
         self.looked = 0;
-        // The oldest can't be merged with anything that is still to come, or is one too many.
-        while let (Some(first), Some(last)) = (self.rows.front(), self.rows.back())
-            && (self.rows.len() > MAX_ROWS || !within(first, last))
-            && self.rows.len() > READ_AHEAD
-        {
+        if self.rows.len() > MAX_ROWS {
             self.rows.pop_front();
         }
     }

@@ -1,8 +1,13 @@
 //! Events for tests.
 
 use proptest::prelude::*;
+use rusqlite::Connection;
 
-use crate::model::event::{Event, EventTime};
+use super::super::codec::Digest;
+use super::super::meta::{Meta, Table, Tally};
+use super::super::schema;
+use super::{block, pack};
+use crate::model::event::{Event, EventTime, Sequence, StoredEvent};
 use crate::model::time::Timestamp;
 
 /// A plain event.
@@ -94,4 +99,110 @@ pub(super) fn typical(count: usize, seed: u64) -> Vec<Event<'static>> {
         event
     };
     (0..count).map(|_| one()).collect()
+}
+
+/// A store of blocks, and what was put into it.
+pub(super) struct Blocks {
+    _dir: tempfile::TempDir,
+    pub(super) db: Connection,
+    pub(super) meta: Meta,
+    pub(super) digest: Digest,
+    /// By arrival; the first has 1.
+    pub(super) model: Vec<StoredEvent>,
+    last: u64,
+}
+
+impl Blocks {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        schema::create(dir.path()).unwrap();
+        let db = schema::open_writer(&dir.path().join(schema::DATABASE)).unwrap();
+        // What these tests test is no matter of syncs.
+        db.pragma_update(None, "synchronous", "OFF").unwrap();
+        Self {
+            _dir: dir,
+            db,
+            meta: Meta::default(),
+            digest: Digest::default(),
+            model: Vec::new(),
+            last: 0,
+        }
+    }
+
+    /// Adds the events of one request.
+    pub(super) fn append(&mut self, events: &[Event<'static>]) -> Vec<i64> {
+        let base = self.last + 1;
+        let ids = block::build((0..).zip(events), 0)
+            .iter()
+            .map(|block| self.insert(block, base))
+            .collect();
+        self.model
+            .extend((base..).zip(events).map(|(sequence, event)| StoredEvent {
+                sequence: Sequence(sequence),
+                event: event.clone(),
+            }));
+        self.last += events.len() as u64;
+        ids
+    }
+
+    pub(super) fn insert(&mut self, block: &block::Block, base: u64) -> i64 {
+        block::insert(&self.db, &mut self.meta, &mut self.digest, block, base).unwrap()
+    }
+
+    pub(super) fn remove(&mut self, id: i64) -> bool {
+        block::remove(&self.db, &mut self.meta, &mut self.digest, id).unwrap()
+    }
+
+    /// Merges as the packer does.
+    pub(super) fn merge(&mut self, ids: &[i64]) -> Vec<i64> {
+        let merged = pack::merge(&self.db, ids).unwrap();
+        for id in &merged.ids {
+            assert!(self.remove(*id));
+        }
+        let blocks = merged.blocks.iter();
+        blocks.map(|block| self.insert(block, 0)).collect()
+    }
+
+    pub(super) fn ids(&self) -> Vec<i64> {
+        let mut statement = self.db.prepare("SELECT id FROM block ORDER BY id").unwrap();
+        let ids = statement.query_map([], |row| row.get(0)).unwrap();
+        ids.map(Result::unwrap).collect()
+    }
+
+    /// Removes the events for which `gone` is true, as an erasure does.
+    pub(super) fn erase(&mut self, gone: impl Fn(&StoredEvent) -> bool) {
+        for id in self.ids() {
+            let contents = block::read(&self.db, id).unwrap();
+            let kept: Vec<StoredEvent> = contents
+                .events()
+                .unwrap()
+                .map(Result::unwrap)
+                .map(|(sequence, event)| StoredEvent {
+                    sequence,
+                    event: event.into_owned(),
+                })
+                .filter(|stored| !gone(stored))
+                .collect();
+            self.remove(id);
+            let numbered = kept.iter().map(|stored| (stored.sequence.0, &stored.event));
+            for block in block::build(numbered, contents.packed()) {
+                self.insert(&block, 0);
+            }
+        }
+        self.model.retain(|stored| !gone(stored));
+    }
+
+    /// Whether the table's tally is that of its rows.
+    pub(super) fn assert_tallied(&self) {
+        let mut tally = Tally::default();
+        let mut statement = self.db.prepare("SELECT digest FROM block").unwrap();
+        let digests = statement.query_map([], |row| row.get(0)).unwrap();
+        digests.for_each(|digest| tally.add(digest.unwrap()));
+        self.meta.check(Table::Block, tally).unwrap();
+        let data: i64 = self
+            .db
+            .query_row("SELECT count(*) FROM block_data", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(data, i64::try_from(self.ids().len()).unwrap());
+    }
 }
