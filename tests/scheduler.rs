@@ -190,6 +190,57 @@ async fn a_restart_inside_an_interval_waits_for_the_rest_of_it() {
     );
 }
 
+/// Two batches, the second of which is on disk as started while its work waits for the allowance
+/// after its slot to be over.
+async fn held_back(jobs: &Jobs, clock: &ManualClock) -> IngestionId {
+    let id = jobs
+        .submit(submission(jobs, 6, Priority::Low))
+        .await
+        .unwrap();
+    // Nobody waits for a moment that is not over: the first batch has begun before its run can end.
+    advance_until(clock, Duration::from_millis(10), async || {
+        statuses(jobs, id).await[0] == BatchStatus::Completed
+    })
+    .await;
+    let first = view(jobs, id).await.batches[0].run.clone().unwrap();
+    let slot = first.triggered_at.plus(5 * SECOND);
+    clock.advance(slot.since(clock_now(clock)));
+    until(async || statuses(jobs, id).await[1] == BatchStatus::Triggered).await;
+    id
+}
+
+#[tokio::test]
+async fn work_begins_a_fixed_time_after_its_slot() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
+    let jobs = open(dir.path(), &clock).await;
+    let id = held_back(&jobs, &clock).await;
+    advance_until(&clock, Duration::from_micros(100), async || {
+        view(&jobs, id).await.ended_at.is_some()
+    })
+    .await;
+    let second = view(&jobs, id).await.batches[1].run.clone().unwrap();
+    let took = second.completed_at.unwrap().since(second.triggered_at);
+    // The run takes 500 ms.
+    assert!(took >= Duration::from_millis(503), "ended after {took:?}");
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_work_that_is_held_back() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
+    let jobs = open(dir.path(), &clock).await;
+    let id = held_back(&jobs, &clock).await;
+    jobs.stop(Duration::ZERO).await;
+    drop(jobs);
+    let jobs = open(dir.path(), &clock).await;
+    assert_eq!(statuses(&jobs, id).await[1], BatchStatus::Triggered);
+    advance_until(&clock, Duration::from_millis(50), async || {
+        view(&jobs, id).await.ended_at.is_some()
+    })
+    .await;
+    let second = view(&jobs, id).await.batches[1].run.clone().unwrap();
+    assert_eq!(second.attempt, 2);
+}
+
 #[tokio::test]
 async fn an_ended_ingestion_leaves_memory_then_the_disk_and_reads_the_same_until_then() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), noon());

@@ -11,6 +11,7 @@
     reason = "numbers are small here"
 )]
 
+mod disk;
 mod world;
 
 use std::num::{NonZeroU16, NonZeroU32};
