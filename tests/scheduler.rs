@@ -190,30 +190,37 @@ async fn a_restart_inside_an_interval_waits_for_the_rest_of_it() {
     );
 }
 
-/// Two batches, the second of which is on disk as started while its work waits for the allowance
-/// after its slot to be over.
-async fn held_back(jobs: &Jobs, clock: &ManualClock) -> IngestionId {
-    let id = jobs
-        .submit(submission(jobs, 6, Priority::Low))
+/// With room for two at once: the first batch runs, and the second, whose slot has opened, is on disk
+/// as started while its work waits for the allowance after the slot to be over.
+async fn held_back(dir: &Path, clock: &ManualClock) -> (Jobs, IngestionId) {
+    let mut settings = settings(&["default"]);
+    let queue = settings.queues.get_mut(&name("default")).unwrap();
+    queue.max_in_flight = 2.try_into().unwrap();
+    let metrics = Metrics::new();
+    let store = StoreSettings {
+        dir: dir.to_owned(),
+        accept_loss: false,
+    };
+    let manual = Clock::Manual(clock.clone());
+    let jobs = Jobs::open(settings, &store, manual, metrics.clone())
         .await
         .unwrap();
-    // Nobody waits for a moment that is not over: the first batch has begun before its run can end.
-    advance_until(clock, Duration::from_millis(10), async || {
-        statuses(jobs, id).await[0] == BatchStatus::Completed
-    })
-    .await;
-    let first = view(jobs, id).await.batches[0].run.clone().unwrap();
-    let slot = first.triggered_at.plus(5 * SECOND);
-    clock.advance(slot.since(clock_now(clock)));
-    until(async || statuses(jobs, id).await[1] == BatchStatus::Triggered).await;
-    id
+    let id = jobs
+        .submit(submission(&jobs, 6, Priority::Low))
+        .await
+        .unwrap();
+    let begun = "dispatch_delay_seconds_count 1";
+    until(async || metrics.encode().contains(begun)).await;
+    clock.advance(5 * SECOND);
+    until(async || statuses(&jobs, id).await[1] == BatchStatus::Triggered).await;
+    assert!(metrics.encode().contains(begun), "the second has begun too");
+    (jobs, id)
 }
 
 #[tokio::test]
 async fn work_begins_a_fixed_time_after_its_slot() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
-    let jobs = open(dir.path(), &clock).await;
-    let id = held_back(&jobs, &clock).await;
+    let (jobs, id) = held_back(dir.path(), &clock).await;
     advance_until(&clock, Duration::from_micros(100), async || {
         view(&jobs, id).await.ended_at.is_some()
     })
@@ -227,8 +234,7 @@ async fn work_begins_a_fixed_time_after_its_slot() {
 #[tokio::test]
 async fn a_stop_does_not_wait_for_work_that_is_held_back() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
-    let jobs = open(dir.path(), &clock).await;
-    let id = held_back(&jobs, &clock).await;
+    let (jobs, id) = held_back(dir.path(), &clock).await;
     jobs.stop(Duration::ZERO).await;
     drop(jobs);
     let jobs = open(dir.path(), &clock).await;

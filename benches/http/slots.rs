@@ -45,7 +45,7 @@ fn bare_thread(interval: Duration, count: usize) -> (Duration, usize) {
             let slot = interval * number;
             // sleep: it is what is measured.
             std::thread::sleep(slot.saturating_sub(begin.elapsed()));
-            begin.elapsed() - slot
+            begin.elapsed().saturating_sub(slot)
         })
         .collect();
     let over = late.iter().filter(|late| late.as_millis() >= 1).count();

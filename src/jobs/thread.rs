@@ -61,7 +61,7 @@ mod tests {
         let panics = thread.spawn(async { panic!("on purpose") });
         let waits = thread.spawn(async move {
             let _held = sender;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         assert!(returns.await.is_ok());
         assert!(panics.await.unwrap_err().is_panic());

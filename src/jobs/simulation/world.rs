@@ -295,7 +295,7 @@ impl World {
             mono: Duration::from_millis(3),
         };
         (self.registry, self.scheduler) = Self::boot(&self.settings, &self.disk, self.now);
-        let wait = INTERVAL + TOLERANCE - LAUNCH;
+        let wait = (INTERVAL + TOLERANCE).saturating_sub(LAUNCH);
         self.paced_until = self
             .disk
             .last_slot
