@@ -320,9 +320,9 @@ mod tests {
             let open = pace.open_slot(chosen, true, at(0).wall).unwrap();
             pace.take(open).unwrap();
             let committed = after(chosen.mono, write);
-            let begin = after(committed.mono.max(pace.begins_at()), 0);
-            pace.began(open, begin);
-            began.push(begin.mono);
+            let begins = after(committed.mono.max(pace.begins_at()), 0);
+            pace.began(open, begins);
+            began.push(begins.mono);
         }
         (pace, began)
     }
