@@ -8,6 +8,14 @@ use tokio::sync::watch;
 
 use crate::model::time::{Now, Timestamp};
 
+/// How late [`Clock::sleep_until`] wakes: tokio's timers go in steps of a millisecond, and a thread
+/// needs a moment to wake.
+const TIMER_STEP: Duration = Duration::from_micros(1_200);
+
+/// How long before a moment [`Clock::approach`] returns, and [`Clock::hold_until`] holds its thread:
+/// enough to hand something from one thread to another.
+const HAND_OVER: Duration = Duration::from_micros(500);
+
 /// A source of time: the machine's, or one that a test moves by hand.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -61,6 +69,39 @@ impl Clock {
                 let _ = receiver.wait_for(|now| now.mono >= mono).await;
             }
         }
+    }
+
+    /// Returns half a millisecond before `mono`, a tenth of one at the most later: time for another
+    /// thread to take something up and [`Self::hold_until`] then.
+    ///
+    /// The last step is slept by the thread, not by the task: 1.2 ms at the most in which nothing
+    /// else goes on there. So this is for a thread whose tasks can all wait that long.
+    pub async fn approach(&self, mono: Duration) {
+        let Self::System { start } = self else {
+            return;
+        };
+        self.sleep_until(mono.saturating_sub(HAND_OVER + TIMER_STEP))
+            .await;
+        let before = mono.saturating_sub(HAND_OVER);
+        // sleep: the thread's own sleep is exact to some 60 microseconds, tokio's to a millisecond.
+        std::thread::sleep(before.saturating_sub(start.elapsed()));
+    }
+
+    /// Returns within a microsecond of `mono` (at once, if it is over), and says when exactly. Its
+    /// last half millisecond is spent reading the clock: no sleep is as exact.
+    pub async fn hold_until(&self, mono: Duration) -> Now {
+        match self {
+            Self::System { start } => {
+                if start.elapsed() + HAND_OVER < mono {
+                    self.sleep_until(mono.saturating_sub(HAND_OVER)).await;
+                }
+                while start.elapsed() < mono {
+                    std::hint::spin_loop();
+                }
+            }
+            Self::Manual(_) => self.sleep_until(mono).await,
+        }
+        self.now()
     }
 
     /// Returns after `duration`.
@@ -128,6 +169,24 @@ mod tests {
             std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context))
         })
         .await
+    }
+
+    #[tokio::test]
+    async fn nobody_goes_on_before_the_moment() {
+        let clock = Clock::system();
+        for micros in [0, 10, 499, 501, 3_000] {
+            let moment = clock.now().mono + Duration::from_micros(micros);
+            clock.approach(moment).await;
+            assert!(clock.hold_until(moment).await.mono >= moment);
+        }
+        let manual = ManualClock::starting_at(Timestamp::EPOCH);
+        let clock = Clock::Manual(manual.clone());
+        clock.approach(Duration::from_millis(3)).await;
+        let mut held = Box::pin(clock.hold_until(Duration::from_millis(3)));
+        manual.advance(Duration::from_micros(2_999));
+        assert!(poll_once(&mut held).await.is_pending());
+        manual.advance(Duration::from_micros(1));
+        assert_eq!(held.await.mono, Duration::from_millis(3));
     }
 
     #[test]

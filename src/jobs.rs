@@ -26,6 +26,7 @@ mod scheduler;
 #[cfg(test)]
 mod simulation;
 mod submit;
+mod thread;
 mod view;
 
 pub use submit::{Idempotency, KEEP_KEYS, Submission, SubmitError};
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -45,6 +47,7 @@ use self::processor::Processor;
 use self::runner::Runner;
 use self::scheduler::Scheduler;
 use self::submit::AcceptLog;
+use self::thread::SchedulerThread;
 use crate::clock::Clock;
 use crate::model::change::Change;
 use crate::model::queue::{ProcessorSettings, QueueId, QueueName, QueueSettings};
@@ -143,6 +146,8 @@ impl Jobs {
         let inner = &self.0;
         let callbacks = Callbacks::start(inner.clock.clone());
         let now = inner.clock.now();
+        let thread = SchedulerThread::start()
+            .map_err(|error| OpenError(format!("the schedulers have no thread: {error}")))?;
         let mut tasks = Vec::new();
         for (name, queue) in &inner.queues {
             let Some(settings) = settings.queues.get(name) else {
@@ -169,10 +174,11 @@ impl Jobs {
                 metrics: inner.metrics.clone(),
                 callbacks: callbacks.clone(),
                 processor: Arc::new(processor),
+                workers: Handle::current(),
                 stopping: inner.stopping.subscribe(),
                 refusals: runner::Refusals::default(),
             };
-            tasks.push(tokio::spawn(runner.run(scheduler)));
+            tasks.push(thread.spawn(runner.run(scheduler)));
         }
         let keeper = housekeeping::Housekeeping {
             live: Arc::clone(&inner.live),
@@ -192,14 +198,17 @@ impl Jobs {
     /// than `limit`, also on a disk that hangs: what was acknowledged is on it already.
     pub async fn stop(&self, grace: Duration, limit: Duration) {
         self.0.stopping.send_replace(true);
-        let tasks = std::mem::take(&mut *self.0.tasks.lock());
-        let all = async {
-            for task in tasks {
-                let _ = task.await;
-            }
-        };
+        let mut tasks = std::mem::take(&mut *self.0.tasks.lock());
         let stopped = async {
-            let _ = tokio::time::timeout(grace, all).await;
+            let all = async {
+                for task in &mut tasks {
+                    let _ = task.await;
+                }
+            };
+            if tokio::time::timeout(grace, all).await.is_err() {
+                // The schedulers' thread ends with its tasks.
+                tasks.iter().for_each(JoinHandle::abort);
+            }
             self.0.store.close().await;
         };
         if tokio::time::timeout(limit, stopped).await.is_err() {

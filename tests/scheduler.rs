@@ -204,6 +204,63 @@ async fn run_with(jobs: &Jobs, clock: &ManualClock, ids: i64, extras: Extras) ->
     id
 }
 
+/// With room for two at once: the first batch runs, and the second, whose slot has opened, is on disk
+/// as started while its work waits for the allowance after the slot to be over.
+async fn held_back(dir: &Path, clock: &ManualClock) -> (Jobs, IngestionId) {
+    let mut settings = settings(&["default"]);
+    let queue = settings.queues.get_mut(&name("default")).unwrap();
+    queue.max_in_flight = 2.try_into().unwrap();
+    let metrics = Metrics::new();
+    let store = StoreSettings {
+        dir: dir.to_owned(),
+        accept_loss: false,
+    };
+    let manual = Clock::Manual(clock.clone());
+    let jobs = Jobs::open(settings, &store, manual, metrics.clone())
+        .await
+        .unwrap();
+    let id = jobs
+        .submit(submission(&jobs, 6, Priority::Low))
+        .await
+        .unwrap();
+    let begun = "dispatch_delay_seconds_count 1";
+    until(async || metrics.encode().contains(begun)).await;
+    clock.advance(5 * SECOND);
+    until(async || statuses(&jobs, id).await[1] == BatchStatus::Triggered).await;
+    assert!(metrics.encode().contains(begun), "the second has begun too");
+    (jobs, id)
+}
+
+#[tokio::test]
+async fn work_begins_a_fixed_time_after_its_slot() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
+    let (jobs, id) = held_back(dir.path(), &clock).await;
+    advance_until(&clock, Duration::from_micros(100), async || {
+        view(&jobs, id).await.ended_at.is_some()
+    })
+    .await;
+    let second = view(&jobs, id).await.batches[1].run.clone().unwrap();
+    let took = second.completed_at.unwrap().since(second.triggered_at);
+    // The run takes 500 ms.
+    assert!(took >= Duration::from_millis(503), "ended after {took:?}");
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_work_that_is_held_back() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
+    let (jobs, id) = held_back(dir.path(), &clock).await;
+    jobs.stop(Duration::ZERO, 60 * SECOND).await;
+    drop(jobs);
+    let jobs = open(dir.path(), &clock).await;
+    assert_eq!(statuses(&jobs, id).await[1], BatchStatus::Triggered);
+    advance_until(&clock, Duration::from_millis(50), async || {
+        view(&jobs, id).await.ended_at.is_some()
+    })
+    .await;
+    let second = view(&jobs, id).await.batches[1].run.clone().unwrap();
+    assert_eq!(second.attempt, 2);
+}
+
 #[tokio::test]
 async fn an_ended_ingestion_leaves_memory_then_the_disk_and_reads_the_same_until_then() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), noon());

@@ -13,56 +13,94 @@ use super::client::{Connection, get, ingestion_id, post};
 use super::process::Setup;
 use super::{Row, percentile, show};
 
-/// 1,000 slots of 20 ms and 13 of 5 s.
+/// One queue of 20 ms over 1,000 slots; twenty queues of 5 s side by side over 13 slots.
 pub(crate) fn slots(rows: &mut Vec<Row>) {
-    for (interval, count) in [
-        (Duration::from_millis(20), 1_000),
-        (Duration::from_secs(5), 13),
+    for (queues, interval, count) in [
+        (1, Duration::from_millis(20), 1_000),
+        (20, Duration::from_secs(5), 13),
     ] {
+        let machine = std::thread::spawn(move || bare_thread(interval, count));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(measure(interval, count, rows));
+        runtime.block_on(measure(queues, interval, count, rows));
+        let name = format!("{count} slots of {}", show(interval));
+        let (worst, over) = machine.join().unwrap();
+        rows.push(Row::new(
+            format!("a bare thread that sleeps as often, beside it: the machine's own, {name}"),
+            "",
+            format!("latest {}, over 1 ms late {over} times", show(worst)),
+        ));
     }
 }
 
-async fn measure(interval: Duration, count: usize, rows: &mut Vec<Row>) {
+/// Sleeps until each of `count` slots, and does nothing else: how late it woke at the worst, and
+/// how often by more than a millisecond.
+fn bare_thread(interval: Duration, count: usize) -> (Duration, usize) {
+    let begin = Instant::now();
+    let late: Vec<Duration> = (1..=u32::try_from(count).unwrap())
+        .map(|number| {
+            let slot = interval * number;
+            // sleep: it is what is measured.
+            std::thread::sleep(slot.saturating_sub(begin.elapsed()));
+            begin.elapsed().saturating_sub(slot)
+        })
+        .collect();
+    let over = late.iter().filter(|late| late.as_millis() >= 1).count();
+    (late.into_iter().max().unwrap_or_default(), over)
+}
+
+async fn measure(queues: usize, interval: Duration, count: usize, rows: &mut Vec<Row>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream: SocketAddr = listener.local_addr().unwrap();
-    // Bounded by `count`: each batch is requested once.
+    // Bounded by `queues * count`: each batch is requested once.
     let (arrived, mut arrivals) = unbounded_channel();
     tokio::spawn(serve(listener, arrived));
-    let server = Setup::new()
-        .with(
-            "TOLLGATE_QUEUES__DEFAULT__INTERVAL",
-            format!("{}ms", interval.as_millis()),
-        )
-        .with("TOLLGATE_QUEUES__DEFAULT__BATCH_SIZE", "1")
-        // A batch that is still running must not hold up the next slot.
-        .with("TOLLGATE_QUEUES__DEFAULT__MAX_IN_FLIGHT", "64")
-        .with("TOLLGATE_QUEUES__DEFAULT__PROCESSOR", "http")
-        .with(
-            "TOLLGATE_QUEUES__DEFAULT__UPSTREAM",
-            format!("http://{upstream}/items/{{id}}"),
-        )
-        .start();
+    let mut setup = Setup::new();
+    for queue in 0..queues {
+        let key = |name: &str| format!("TOLLGATE_QUEUES__Q{queue}__{name}");
+        setup = setup
+            .with(&key("INTERVAL"), format!("{}ms", interval.as_millis()))
+            .with(&key("BATCH_SIZE"), "1")
+            // A batch that is still running must not hold up the next slot.
+            .with(&key("MAX_IN_FLIGHT"), "64")
+            .with(&key("PROCESSOR"), "http")
+            .with(
+                &key("UPSTREAM"),
+                format!("http://{upstream}/{queue}/{{id}}"),
+            );
+    }
+    let server = setup.start();
     let mut client = Connection::open(server.address).await;
     let ids: Vec<usize> = (0..count).collect();
-    let body = serde_json::json!({"ids": ids, "priority": "HIGH"}).to_string();
-    let id = ingestion_id(client.call(&post("/ingest", &body)).await);
-    let mut times = Vec::with_capacity(count);
-    while times.len() < count {
-        times.push(arrivals.recv().await.unwrap());
+    let mut submitted = Vec::new();
+    for queue in 0..queues {
+        let body =
+            serde_json::json!({"ids": ids, "priority": "HIGH", "queue": format!("q{queue}")});
+        submitted.push(ingestion_id(
+            client.call(&post("/ingest", &body.to_string())).await,
+        ));
     }
-    let status = client
-        .call(&get(&format!("/status/{id}?batches=0-{}", count - 1)))
-        .await;
-    let status: serde_json::Value = serde_json::from_slice(status).unwrap();
-    let name = format!("{count} slots of {}", show(interval));
+    let mut times = vec![Vec::with_capacity(count); queues];
+    for _ in 0..queues * count {
+        let (queue, at) = arrivals.recv().await.unwrap();
+        times[queue].push(at);
+    }
+    let name = match queues {
+        1 => format!("{count} slots of {}", show(interval)),
+        more => format!("{count} slots of {} in {more} queues", show(interval)),
+    };
     report_arrivals(&times, interval, &name, rows);
-    report_record(&status, interval, &name, rows);
+    let mut recorded = Vec::new();
+    for id in &submitted {
+        let status = client
+            .call(&get(&format!("/status/{id}?batches=0-{}", count - 1)))
+            .await;
+        recorded.push(serde_json::from_slice(status).unwrap());
+    }
+    report_record(&recorded, interval, &name, rows);
     let metrics = client.call(&get("/metrics")).await;
     for line in String::from_utf8_lossy(metrics).lines() {
         if line.starts_with("dispatch_delay_seconds") {
@@ -71,34 +109,41 @@ async fn measure(interval: Duration, count: usize, rows: &mut Vec<Row>) {
     }
 }
 
-/// How late each request was against a grid through the earliest of them.
-fn report_arrivals(times: &[Instant], interval: Duration, name: &str, rows: &mut Vec<Row>) {
-    let offset = |(number, at): (u32, &Instant)| -> i128 {
-        let since = at.duration_since(times[0]).as_micros();
-        i128::try_from(since).unwrap() - i128::try_from((interval * number).as_micros()).unwrap()
+/// How late each request was against a grid through the earliest of its queue.
+fn report_arrivals(times: &[Vec<Instant>], interval: Duration, name: &str, rows: &mut Vec<Row>) {
+    let lateness = |times: &Vec<Instant>| -> Vec<Duration> {
+        let offset = |(number, at): (u32, &Instant)| -> i128 {
+            let since = at.duration_since(times[0]).as_micros();
+            i128::try_from(since).unwrap()
+                - i128::try_from((interval * number).as_micros()).unwrap()
+        };
+        let offsets: Vec<i128> = (0..).zip(times).map(offset).collect();
+        let earliest = *offsets.iter().min().unwrap();
+        offsets
+            .iter()
+            .map(|offset| Duration::from_micros(u64::try_from(offset - earliest).unwrap()))
+            .collect()
     };
-    let offsets: Vec<i128> = (0..).zip(times).map(offset).collect();
-    let earliest = *offsets.iter().min().unwrap();
-    let mut late: Vec<Duration> = offsets
-        .iter()
-        .map(|offset| Duration::from_micros(u64::try_from(offset - earliest).unwrap()))
-        .collect();
-    let part = (late.len() / 10).max(1);
-    let middle = |part: &[Duration]| {
-        let mut sorted = part.to_vec();
+    let late: Vec<Vec<Duration>> = times.iter().map(lateness).collect();
+    let part = (late[0].len() / 10).max(1);
+    let middle = |part: &mut dyn Iterator<Item = &Duration>| {
+        let mut sorted: Vec<Duration> = part.copied().collect();
         sorted.sort_unstable();
         percentile(&sorted, 0.5)
     };
-    let (first, last) = (middle(&late[..part]), middle(&late[late.len() - part..]));
-    late.sort_unstable();
+    // The first start of an idle queue needs no allowance: the drift is counted from the second.
+    let first = middle(&mut late.iter().flat_map(|late| &late[1..=part]));
+    let last = middle(&mut late.iter().flat_map(|late| &late[late.len() - part..]));
+    let mut all = late.concat();
+    all.sort_unstable();
     rows.push(Row::new(
         format!("start of a batch against its slot, as the upstream sees it, {name}"),
         "p99 5 ms",
         format!(
             "p50 {}, p99 {}, max {}",
-            show(percentile(&late, 0.5)),
-            show(percentile(&late, 0.99)),
-            show(percentile(&late, 1.0))
+            show(percentile(&all, 0.5)),
+            show(percentile(&all, 0.99)),
+            show(percentile(&all, 1.0))
         ),
     ));
     rows.push(Row::new(
@@ -106,39 +151,51 @@ fn report_arrivals(times: &[Instant], interval: Duration, name: &str, rows: &mut
         "none",
         format!("{}, {}", show(first), show(last)),
     ));
-    let closest = times
-        .windows(2)
+    let mut apart: Vec<Duration> = times
+        .iter()
+        .flat_map(|times| times.windows(2))
         .map(|pair| pair[1].duration_since(pair[0]))
-        .min()
-        .unwrap_or_default();
-    println!(
-        "  least time between two requests at the upstream: {}",
-        show(closest)
-    );
+        .collect();
+    apart.sort_unstable();
+    rows.push(Row::new(
+        format!("distance of two requests at the upstream, {name}"),
+        "the interval",
+        format!(
+            "least {:?}, p1 {:?}, p50 {:?}",
+            apart[0],
+            percentile(&apart, 0.01),
+            percentile(&apart, 0.5)
+        ),
+    ));
 }
 
 /// The slots as the server records them.
-fn report_record(status: &serde_json::Value, interval: Duration, name: &str, rows: &mut Vec<Row>) {
-    let slots: Vec<i64> = status["batches"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|batch| {
+fn report_record(
+    recorded: &[serde_json::Value],
+    interval: Duration,
+    name: &str,
+    rows: &mut Vec<Row>,
+) {
+    let step = i64::try_from(interval.as_micros()).unwrap();
+    let (mut off, mut least) = (0, i64::MAX);
+    for status in recorded {
+        let at = |batch: &serde_json::Value| {
             let at: jiff::Timestamp = batch["triggered_at"].as_str().unwrap().parse().unwrap();
             at.as_microsecond()
-        })
-        .collect();
-    let step = i64::try_from(interval.as_micros()).unwrap();
-    let off = (0..)
-        .zip(&slots)
-        .map(|(number, slot)| (slot - slots[0] - number * step).unsigned_abs())
-        .max()
-        .unwrap();
-    let least = slots
-        .windows(2)
-        .map(|pair| pair[1] - pair[0])
-        .min()
-        .unwrap();
+        };
+        let slots: Vec<i64> = status["batches"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(at)
+            .collect();
+        for (number, slot) in (0..).zip(&slots) {
+            off = off.max((slot - slots[0] - number * step).unsigned_abs());
+        }
+        for pair in slots.windows(2) {
+            least = least.min(pair[1] - pair[0]);
+        }
+    }
     rows.push(Row::new(
         format!("recorded slots: furthest from the grid, and least distance, {name}"),
         "no drift",
@@ -146,15 +203,15 @@ fn report_record(status: &serde_json::Value, interval: Duration, name: &str, row
     ));
 }
 
-/// Answers every request at once, and tells when it came.
-async fn serve(listener: TcpListener, arrived: UnboundedSender<Instant>) {
+/// Answers every request at once, and tells for which queue it came, and when.
+async fn serve(listener: TcpListener, arrived: UnboundedSender<(usize, Instant)>) {
     let arrived = Arc::new(arrived);
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(answer(stream, Arc::clone(&arrived)));
     }
 }
 
-async fn answer(mut stream: TcpStream, arrived: Arc<UnboundedSender<Instant>>) {
+async fn answer(mut stream: TcpStream, arrived: Arc<UnboundedSender<(usize, Instant)>>) {
     let mut request = Vec::new();
     loop {
         match stream.read_buf(&mut request).await {
@@ -164,7 +221,10 @@ async fn answer(mut stream: TcpStream, arrived: Arc<UnboundedSender<Instant>>) {
         if !request.ends_with(b"\r\n\r\n") {
             continue;
         }
-        if arrived.send(Instant::now()).is_err() {
+        let at = Instant::now();
+        let line = std::str::from_utf8(&request).unwrap();
+        let queue = line.split('/').nth(1).unwrap().parse().unwrap();
+        if arrived.send((queue, at)).is_err() {
             return;
         }
         request.clear();

@@ -13,13 +13,17 @@ use governor::{Quota, RateLimiter};
 
 use crate::model::time::{Now, Timestamp};
 
-/// How late a start may come and still count as of its slot.
+/// How long after its slot the work of a batch begins.
 ///
-/// Timers fire up to a millisecond late. If every next slot were counted from such a start, the
-/// pace would drift by that much a slot; so a start this close after its slot is recorded at the
-/// slot. Later ones (the process was stopped, the disk was slow) are recorded when they happen, and
-/// the slots after them count from there. So what an upstream sees comes no closer together than the
-/// interval less this.
+/// In this time the scheduler wakes (up to a millisecond late), chooses, and has the start on disk
+/// (its slowest hundredth takes about as long under load). None of that shows in the distance between
+/// two beginnings, since each has the same allowance.
+pub(crate) const LAUNCH: Duration = Duration::from_millis(3);
+
+/// How long after its slot the work of a batch may begin and the slot still tell of it.
+///
+/// A start that is chosen this close after its slot is recorded at the slot. One that is chosen later
+/// is recorded when that happens; of one whose work begins later, that too is recorded, for a restart.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(5);
 
 /// A slot that is open: when, on both clocks.
@@ -29,8 +33,18 @@ pub(crate) struct Slot {
     pub(crate) wall: Timestamp,
 }
 
-/// When the slots of one queue open. [`governor`] keeps the pace (GCRA with a burst of one), on a
-/// clock that stands at the slot.
+/// When the slots of one queue open, and when the work of a slot begins. [`governor`] keeps the pace
+/// (GCRA with a burst of one), on a clock that stands at the slot.
+///
+/// ```text
+///   slot                 slot + LAUNCH        the next slot
+///    │ chosen, committed  │ the work begins    │
+/// ───┴────────────────────┴────────────────────┴────────▶
+///    ╰────────────── interval ─────────────────╯
+/// ```
+///
+/// Two beginnings are never closer than the interval: where one comes later than [`LAUNCH`] after its
+/// slot, all slots after it are moved by the difference.
 #[derive(Debug)]
 pub(crate) struct Pace {
     interval: Duration,
@@ -38,6 +52,8 @@ pub(crate) struct Pace {
     clock: SlotClock,
     /// When the next slot opens, in monotonic time.
     opens_at: Duration,
+    /// Before this, in monotonic time, no work begins: an interval after the last beginning.
+    begins_at: Duration,
     last_slot: Option<Timestamp>,
     /// `last_slot` before the latest slot was taken.
     slot_before: Option<Timestamp>,
@@ -47,8 +63,9 @@ type Limiter = RateLimiter<NotKeyed, InMemoryState, SlotClock, NoOpMiddleware<Sl
 
 impl Pace {
     /// Goes on where the last run of the process stopped: if its last start is less than an interval
-    /// ago, the first slot opens an interval after it. Civil time may have been set back since; the
-    /// wait is never longer than one interval.
+    /// ago, no work begins before the rest of it is over. How long after its slot that start's work
+    /// began is not known, so the most that it can have been is waited as well. Civil time may have
+    /// been set back since; that never adds more than one interval.
     ///
     /// # Panics
     /// Never: an interval of zero is taken as one nanosecond.
@@ -56,14 +73,18 @@ impl Pace {
         let interval = interval.max(Duration::from_nanos(1));
         let clock = SlotClock::default();
         let limiter = limiter(interval, &clock);
-        let wait = last_slot.map_or(Duration::ZERO, |last| {
-            last.plus(interval).since(now.wall).min(interval)
-        });
-        let mut pace = Self {
+        let rest_of = |whole: Duration| {
+            last_slot.map_or(Duration::ZERO, |last| {
+                last.plus(whole).since(now.wall).min(whole)
+            })
+        };
+        let wait = rest_of(interval + TOLERANCE.saturating_sub(LAUNCH));
+        let pace = Self {
             interval,
             limiter,
             clock,
             opens_at: now.mono + wait,
+            begins_at: now.mono + rest_of(interval + TOLERANCE),
             last_slot,
             slot_before: last_slot,
         };
@@ -71,8 +92,6 @@ impl Pace {
             pace.clock.set(pace.opens_at, interval);
             pace.clock.0.fetch_sub(nanos(interval), Ordering::Relaxed);
             let _ = pace.limiter.check();
-        } else {
-            pace.opens_at = now.mono;
         }
         pace
     }
@@ -80,6 +99,11 @@ impl Pace {
     /// When the next slot opens, in monotonic time.
     pub(crate) const fn opens_at(&self) -> Duration {
         self.opens_at
+    }
+
+    /// When the work of the slot that was taken last may begin, in monotonic time.
+    pub(crate) const fn begins_at(&self) -> Duration {
+        self.begins_at
     }
 
     /// The slot that is open at `now`, if one is. `waited` says that the queue had a batch ready
@@ -110,16 +134,13 @@ impl Pace {
         Some(slot)
     }
 
-    /// The work of a slot began at `now`. Where the disk was slow to record the start, the next slot
-    /// opens an interval after this, not after the slot; returned is what to record for the next run
-    /// of the process.
-    pub(crate) fn began(&mut self, slot: Slot, now: Now) -> Option<Timestamp> {
-        if now.mono.saturating_sub(slot.mono) <= TOLERANCE {
-            return None;
-        }
-        self.opens_at = self.opens_at.max(now.mono + self.interval);
-        self.last_slot = Some(now.wall);
-        self.last_slot
+    /// The work of the slot that was taken last began at `at`. Returned is what to record for the next
+    /// run of the process, if the slot no longer tells of it.
+    pub(crate) fn began(&mut self, slot: Slot, at: Now) -> Option<Timestamp> {
+        let late = at.mono.saturating_sub(slot.mono + LAUNCH);
+        self.opens_at = self.opens_at.max(slot.mono + late + self.interval);
+        self.begins_at = self.opens_at + LAUNCH;
+        (at.mono.saturating_sub(slot.mono) > TOLERANCE).then_some(at.wall)
     }
 
     /// The slot that was taken last is open again, because nothing started in it. Only what comes
@@ -266,13 +287,75 @@ mod tests {
     fn work_that_begins_late_moves_the_slots_after_it() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
         pace.take(slot(0)).unwrap();
+        assert_eq!(pace.began(slot(0), at(3)), None);
+        assert_eq!(pace.opens_at(), at(5000).mono, "that is what is allowed");
+        assert_eq!(pace.begins_at(), at(5003).mono);
+        pace.take(slot(5000)).unwrap();
+        assert_eq!(pace.began(slot(5000), at(5005)), None);
+        assert_eq!(pace.begins_at(), at(10_005).mono);
+        assert_eq!(pace.opens_at(), at(10_002).mono);
+        pace.take(slot(10_002)).unwrap();
+        let recorded = pace.began(slot(10_002), at(10_302));
+        assert_eq!(recorded, Some(at(10_302).wall));
+        assert_eq!(pace.begins_at(), at(15_302).mono);
+        assert_eq!(pace.open_slot(at(15_298), true, at(0).wall), None);
+        let restarted = Pace::resume(INTERVAL, recorded, at(11_000));
+        assert!(restarted.begins_at() >= at(15_302).mono);
+    }
+
+    /// Slot after slot, chosen and begun as late as `late` says (in microseconds), and never before
+    /// it is allowed: the moments at which work began.
+    fn beginnings(late: impl Iterator<Item = (u64, u64)>) -> (Pace, Vec<Duration>) {
+        let after = |moment: Duration, micros: u64| {
+            let mono = moment + Duration::from_micros(micros);
+            Now {
+                wall: at(0).wall.plus(mono),
+                mono,
+            }
+        };
+        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut began = Vec::new();
+        for (wake, write) in late {
+            let chosen = after(pace.opens_at(), wake);
+            let open = pace.open_slot(chosen, true, at(0).wall).unwrap();
+            pace.take(open).unwrap();
+            let committed = after(chosen.mono, write);
+            let begins = after(committed.mono.max(pace.begins_at()), 0);
+            pace.began(open, begins);
+            began.push(begins.mono);
+        }
+        (pace, began)
+    }
+
+    #[test]
+    fn wakes_and_commits_within_the_allowance_do_not_drift() {
+        let (pace, began) = beginnings((0..1000).map(|k| (k * 37 % 1_100, k * 91 % 1_900)));
+        for pair in began.windows(2).skip(1) {
+            assert_eq!(pair[1], pair[0] + INTERVAL);
+        }
+        assert_eq!(pace.opens_at(), at(1000 * 5000).mono);
+    }
+
+    #[test]
+    fn beginnings_are_never_closer_than_the_interval_however_late_they_are() {
+        let late = |k: u64| (k * 7_919 % 9_000, k * 104_729 % 40_000);
+        let (pace, began) = beginnings((0..1000).map(late));
+        assert!(began.windows(2).all(|pair| pair[1] >= pair[0] + INTERVAL));
+        assert_eq!(pace.begins_at(), began[999] + INTERVAL);
+    }
+
+    #[test]
+    fn a_restart_allows_for_the_latest_beginning_that_its_slot_tells_of() {
+        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        pace.take(slot(0)).unwrap();
         assert_eq!(pace.began(slot(0), at(5)), None);
-        assert_eq!(pace.opens_at(), at(5000).mono);
-        let recorded = pace.began(slot(0), at(300));
-        assert_eq!(pace.opens_at(), at(5300).mono);
-        let restarted = Pace::resume(INTERVAL, recorded, at(1000));
-        assert_eq!(restarted.opens_at(), at(5300).mono);
-        assert_eq!(pace.open_slot(at(5299), true, at(0).wall), None);
+        // Whenever it comes back, also in the last milliseconds.
+        for back_at in [1000, 4999, 5001, 5002, 5003, 5004, 5005, 9000] {
+            let restarted = Pace::resume(INTERVAL, Some(slot(0).wall), at(back_at));
+            let begins = restarted.begins_at();
+            assert_eq!(begins, at(back_at.max(5005)).mono, "back at {back_at}");
+            assert!(restarted.opens_at() <= begins);
+        }
     }
 
     #[test]
@@ -311,18 +394,16 @@ mod tests {
             mono: Duration::ZERO,
         };
         let mut pace = Pace::resume(INTERVAL, Some(last), now);
-        assert_eq!(pace.opens_at(), Duration::from_secs(2));
+        let (opens_at, wall) = (Duration::from_millis(2002), at(5002).wall);
+        assert_eq!(pace.opens_at(), opens_at);
         // The limiter knows it too.
         let early = Slot {
             mono: Duration::from_secs(1),
             wall: at(4000).wall,
         };
-        assert_eq!(pace.take(early), Err(Duration::from_secs(2)));
-        let on_time = Slot {
-            mono: Duration::from_secs(2),
-            wall: at(5000).wall,
-        };
-        assert_eq!(pace.take(on_time), Ok(()));
+        assert_eq!(pace.take(early), Err(opens_at));
+        let mono = opens_at;
+        assert_eq!(pace.take(Slot { mono, wall }), Ok(()));
     }
 
     #[test]
@@ -332,7 +413,7 @@ mod tests {
             mono: Duration::ZERO,
         };
         let pace = Pace::resume(INTERVAL, Some(at(9_000_000).wall), now);
-        assert_eq!(pace.opens_at(), INTERVAL);
+        assert_eq!(pace.begins_at(), INTERVAL + TOLERANCE);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The task of one queue: waits, commits what the scheduler decides, starts the work.
+//!
+//! It lives on the schedulers' own thread; the work is done by the runtime that serves requests.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 use super::callback::{Callback, Callbacks};
 use super::decide::Finished;
@@ -16,6 +20,7 @@ use crate::model::change::Change;
 use crate::model::id::{BatchIndex, IngestionRef};
 use crate::model::ingestion::Ingestion;
 use crate::model::queue::{QueueId, QueueName};
+use crate::model::time::Now;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Metrics, counted};
 
@@ -38,6 +43,8 @@ pub(crate) struct Runner {
     pub(crate) metrics: Metrics,
     pub(crate) callbacks: Callbacks,
     pub(crate) processor: Arc<Processor>,
+    /// Where the work is done.
+    pub(crate) workers: Handle,
     /// True once no more batches shall start.
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) refusals: Refusals,
@@ -70,13 +77,13 @@ impl Refusals {
 impl Runner {
     /// Runs until told to stop and nothing runs any more.
     pub(crate) async fn run(mut self, mut scheduler: Scheduler) {
-        let (sender, mut inbox) = mpsc::channel(FINISHED_AT_ONCE);
         let live = Arc::clone(&self.live);
         let Some(handle) = live.handle(self.queue) else {
             return;
         };
         let mut finished: Vec<Finished> = Vec::new();
-        let mut running = 0_usize;
+        let mut launching: Vec<Start> = Vec::new();
+        let mut works: JoinSet<Finished> = JoinSet::new();
         loop {
             // Armed before anything is looked at: a submission from here on ends the wait below.
             let woken = handle.wake.notified();
@@ -84,14 +91,13 @@ impl Runner {
             woken.as_mut().enable();
             let seen = handle.applied.load(std::sync::atomic::Ordering::Acquire);
             while finished.len() < FINISHED_AT_ONCE
-                && let Ok(attempt) = inbox.try_recv()
+                && let Some(attempt) = works.try_join_next()
             {
-                running -= 1;
-                finished.push(attempt);
+                finished.extend(attempt);
             }
             // Nobody left to say so is as good as having been told.
             let stopping = *self.stopping.borrow() || self.stopping.has_changed().is_err();
-            if stopping && finished.is_empty() && running == 0 {
+            if stopping && finished.is_empty() && launching.is_empty() && works.is_empty() {
                 return;
             }
             // What the store takes no more is started again after the next start.
@@ -112,13 +118,7 @@ impl Runner {
                     }
                     Outcome::Start(start) => {
                         if self.commit(&start.changes).await {
-                            running += 1;
-                            let late = scheduler.began(start.slot, self.clock.now());
-                            self.start(start, &sender);
-                            if let Some(late) = late {
-                                // If this is refused, the next start says it.
-                                self.commit(&[late]).await;
-                            }
+                            launching.push(start);
                         } else {
                             scheduler.not_started(&start);
                         }
@@ -133,12 +133,56 @@ impl Runner {
             // Only now: until a start is committed, a submission must see its slot as open and wait.
             handle.set_opens_at(scheduler.opens_at());
             handle.considered.send_replace(seen);
+            if !launching.is_empty() {
+                self.launch(&mut scheduler, std::mem::take(&mut launching), &mut works)
+                    .await;
+                continue;
+            }
             tokio::select! {
                 () = woken => {}
-                Some(attempt) = inbox.recv() => { running -= 1; finished.push(attempt); }
+                Some(attempt) = works.join_next() => finished.extend(attempt),
                 () = sleep_until(&self.clock, until) => {}
                 _ = self.stopping.changed(), if !stopping => {}
             }
+        }
+    }
+
+    /// The work of starts that are committed begins, all at once, when the pace allows it.
+    async fn launch(
+        &mut self,
+        scheduler: &mut Scheduler,
+        starts: Vec<Start>,
+        works: &mut JoinSet<Finished>,
+    ) {
+        let begins_at = scheduler.begins_at();
+        self.clock.approach(begins_at).await;
+        let mut begun = Vec::with_capacity(starts.len());
+        for start in starts {
+            let (sender, beginning) = oneshot::channel();
+            let gate = Gate {
+                clock: self.clock.clone(),
+                begins_at,
+                begun: sender,
+            };
+            let attempt = attempt_of(
+                Arc::clone(&self.processor),
+                start.ingestion,
+                start.work.clone(),
+                gate,
+            );
+            works.spawn_on(attempt, &self.workers);
+            begun.push((start, beginning));
+        }
+        let mut late = None;
+        for (start, beginning) in begun {
+            // Without an answer the runtime is gone, and the work with it.
+            let at = beginning.await.unwrap_or_else(|_| self.clock.now());
+            late = scheduler.began(start.slot, at).or(late);
+            self.tell_of_start(&start, at);
+        }
+        if let Some(late) = late {
+            // If this is refused, the next start says it.
+            self.commit(&[late]).await;
         }
     }
 
@@ -165,7 +209,7 @@ impl Runner {
         }
     }
 
-    fn start(&self, start: Start, sender: &mpsc::Sender<Finished>) {
+    fn tell_of_start(&self, start: &Start, at: Now) {
         let Start {
             ingestion,
             work,
@@ -173,7 +217,6 @@ impl Runner {
             created_at,
             ..
         } = start;
-        let now = self.clock.now();
         let (batch, attempt) = (work.batch, work.attempt);
         let ids: Vec<i64> = work.due.iter().map(|(_, id)| *id).collect();
         let ids = match ids.len() {
@@ -186,27 +229,9 @@ impl Runner {
             String::new()
         };
         tracing::info!(queue = %self.name, ingestion = %ingestion.id, "started {} with {ids}{again}", batch.batch_id());
-        let waited = (attempt == 1).then(|| slot.wall.since(created_at));
-        let delay = now.mono.saturating_sub(slot.mono);
+        let waited = (attempt == 1).then(|| slot.wall.since(*created_at));
+        let delay = at.mono.saturating_sub(slot.mono);
         self.metrics.started(self.name.as_str(), waited, delay);
-        let (processor, clock, sender) = (
-            Arc::clone(&self.processor),
-            self.clock.clone(),
-            sender.clone(),
-        );
-        tokio::spawn(async move {
-            let results = attempt_of(processor, work).await;
-            let jitter = fastrand::f64();
-            let finished = Finished {
-                ingestion,
-                batch,
-                results,
-                at: clock.now().wall,
-                jitter,
-            };
-            // The receiver is gone only when the process ends; the batch is started again then.
-            let _ = sender.send(finished).await;
-        });
     }
 
     /// Says in the log, the metrics and to the callbacks what was committed.
@@ -303,10 +328,30 @@ impl Runner {
     }
 }
 
+/// Holds the work back until the pace allows it, and tells when it began.
+struct Gate {
+    clock: Clock,
+    begins_at: Duration,
+    begun: oneshot::Sender<Now>,
+}
+
 /// One attempt; a processor that panics fails every id instead of blocking the queue.
-async fn attempt_of(processor: Arc<Processor>, work: Work) -> Vec<IdResult> {
-    let due = work.due.clone();
-    match tokio::spawn(async move { processor.run(work).await }).await {
+async fn attempt_of(
+    processor: Arc<Processor>,
+    ingestion: IngestionRef,
+    work: Work,
+    gate: Gate,
+) -> Finished {
+    let (batch, due, clock) = (work.batch, work.due.clone(), gate.clock.clone());
+    // Through the gate in the task that does the work: between the moment it tells and the work
+    // there is nothing that could take time.
+    let done = tokio::spawn(async move {
+        let at = gate.clock.hold_until(gate.begins_at).await;
+        // The receiver is gone only when the process ends.
+        let _ = gate.begun.send(at);
+        processor.run(work).await
+    });
+    let results = match done.await {
         Ok(results) => results,
         Err(error) => {
             tracing::error!("the processor stopped in the middle of a batch: {error}");
@@ -322,6 +367,13 @@ async fn attempt_of(processor: Arc<Processor>, work: Work) -> Vec<IdResult> {
                 })
                 .collect()
         }
+    };
+    Finished {
+        ingestion,
+        batch,
+        results,
+        at: clock.now().wall,
+        jitter: fastrand::f64(),
     }
 }
 

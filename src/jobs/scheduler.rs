@@ -32,7 +32,8 @@ pub(crate) struct Scheduler {
 pub(crate) enum Outcome {
     /// Commit these, then tick again.
     Commit(Vec<Change>),
-    /// Commit these, then do the work.
+    /// Commit these, then tick again: other batches may share the slot. The work is done once there
+    /// is nothing else to do but wait, at [`Scheduler::begins_at`].
     Start(Start),
     /// Nothing to do until then (monotonic; `None`: until something happens).
     Wait(Option<Duration>),
@@ -73,9 +74,14 @@ impl Scheduler {
         self.pace.opens_at()
     }
 
-    /// The work of a start began at `now`. What to commit, if that was late: a restart must know.
-    pub(crate) fn began(&mut self, slot: Slot, now: Now) -> Option<Change> {
-        let at = self.pace.began(slot, now)?;
+    /// When the work of the starts that were decided last may begin, in monotonic time.
+    pub(crate) const fn begins_at(&self) -> Duration {
+        self.pace.begins_at()
+    }
+
+    /// The work of a start began. What to commit, if that was late: a restart must know.
+    pub(crate) fn began(&mut self, slot: Slot, at: Now) -> Option<Change> {
+        let at = self.pace.began(slot, at)?;
         let queue = self.queue;
         Some(Change::SlotTaken { queue, at })
     }

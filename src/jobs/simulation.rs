@@ -11,6 +11,7 @@
     reason = "numbers are small here"
 )]
 
+mod disk;
 mod world;
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -40,6 +41,10 @@ enum Step {
     Advance {
         ms: u64,
     },
+    /// From here on, work begins so much later than it is decided, if that is later than it may.
+    Slow {
+        micros: u64,
+    },
     /// One of the running batches ends; the bits say which of its ids failed.
     Finish {
         which: usize,
@@ -65,6 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (priority, 1_i64..10, prop::option::weighted(0.2, 0_u64..600))
             .prop_map(|(priority, ids, deadline_ms)| Step::Submit { priority, ids, deadline_ms }),
         5 => (0_u64..250).prop_map(|ms| Step::Advance { ms }),
+        1 => prop_oneof![0_u64..3_000, 0_u64..60_000].prop_map(|micros| Step::Slow { micros }),
         5 => (0_usize..8, prop_oneof![3 => Just(0_u8), 1 => 0_u8..8])
             .prop_map(|(which, failed)| Step::Finish { which, failed }),
         1 => (0_u64..300).prop_map(|down_ms| Step::Crash { down_ms }),

@@ -1,14 +1,13 @@
-//! The world of a simulation: the real registry and scheduler, a disk in the plainest form, and the
-//! naive model that everything is compared with.
+//! The world of a simulation: the real registry and scheduler, and the naive model that everything is
+//! compared with.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::jobs::decide::Finished;
-use crate::jobs::pace::TOLERANCE;
+use crate::jobs::pace::{LAUNCH, Slot, TOLERANCE};
 use crate::jobs::processor::{Failure, IdResult, Response};
 use crate::jobs::registry::Registry;
 use crate::jobs::scheduler::{Outcome, Scheduler, Start};
@@ -17,91 +16,11 @@ use crate::model::change::Change;
 use crate::model::id::{Arrival, BatchIndex, IngestionId};
 use crate::model::ingestion::{Extras, Ingestion};
 use crate::model::priority::Priority;
-use crate::model::queue::{QueueName, QueueSettings};
+use crate::model::queue::QueueSettings;
 use crate::model::time::{Now, Timestamp};
 
+use super::disk::Disk;
 use super::{INTERVAL, QUEUE, Step};
-
-/// What the store would hold: folded from the committed changes in the plainest way.
-#[derive(Default)]
-struct Disk {
-    last_slot: Option<Timestamp>,
-    live: BTreeMap<Arrival, Ingestion>,
-}
-
-impl Disk {
-    fn commit(&mut self, change: &Change) {
-        match change {
-            Change::Submitted { ingestion, .. } => {
-                self.live.insert(ingestion.arrival, ingestion.clone());
-            }
-            Change::SlotTaken { at, .. } => self.last_slot = Some(*at),
-            Change::BatchMoved {
-                ingestion,
-                batch,
-                run,
-            } => {
-                self.live
-                    .get_mut(&ingestion.arrival)
-                    .unwrap()
-                    .set_run(*batch, run.clone());
-            }
-            Change::RestEnded {
-                ingestion,
-                status,
-                at,
-            } => {
-                self.live
-                    .get_mut(&ingestion.arrival)
-                    .unwrap()
-                    .give_up_rest(*status, *at);
-            }
-            Change::IngestionEnded { ingestion, .. } => {
-                self.live.remove(&ingestion.arrival);
-            }
-            Change::QueueConfigured { .. } => {}
-        }
-    }
-
-    /// As `Store::open` replays.
-    fn replay(&self) -> Vec<Change> {
-        let name = QueueName::try_from("default".to_owned()).unwrap();
-        let mut changes = vec![Change::QueueConfigured {
-            queue: QUEUE,
-            name,
-            last_slot: self.last_slot,
-        }];
-        for ingestion in self.live.values() {
-            let submitted = Ingestion {
-                runs: None,
-                ..ingestion.clone()
-            };
-            changes.push(Change::Submitted {
-                ingestion: submitted,
-                idempotency: None,
-            });
-            let runs = ingestion.runs.as_deref();
-            for (batch, run) in (0..)
-                .map(BatchIndex)
-                .zip(runs.iter().flat_map(|runs| &runs.started))
-            {
-                changes.push(Change::BatchMoved {
-                    ingestion: ingestion.key(),
-                    batch,
-                    run: run.clone(),
-                });
-            }
-            if let Some((status, at)) = runs.and_then(|runs| runs.rest) {
-                changes.push(Change::RestEnded {
-                    ingestion: ingestion.key(),
-                    status,
-                    at,
-                });
-            }
-        }
-        changes
-    }
-}
 
 /// A batch in the naive model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,6 +58,14 @@ pub(super) struct World {
     /// Ids that started in the slot of `last_start`.
     in_slot: usize,
     pub(super) started: Vec<(Timestamp, u64, u32)>,
+    /// How much later than it is decided work begins.
+    slow: Duration,
+    /// The slot whose work has not begun yet, and when (monotonic) it does.
+    launching: Option<(Slot, Duration)>,
+    /// When work last began, in whatever life of the process.
+    last_began: Option<Timestamp>,
+    /// Until then there is a reason to start nothing.
+    paced_until: Timestamp,
 }
 
 impl World {
@@ -160,6 +87,10 @@ impl World {
             last_start: None,
             in_slot: 0,
             started: Vec::new(),
+            slow: Duration::ZERO,
+            launching: None,
+            last_began: None,
+            paced_until: now.wall,
         }
     }
 
@@ -189,6 +120,7 @@ impl World {
                 ids,
                 deadline_ms,
             } => self.submit(priority, ids, deadline_ms),
+            Step::Slow { micros } => self.slow = Duration::from_micros(micros),
             Step::Advance { ms } => self.advance(Duration::from_millis(ms)),
             Step::Finish { which, failed } => self.finish(which, failed),
             Step::Crash { down_ms } => self.crash(Duration::from_millis(down_ms)),
@@ -252,14 +184,37 @@ impl World {
     }
 
     fn advance(&mut self, by: Duration) {
+        let target = self.now.mono + by;
+        if let Some((slot, begins_at)) = self.launching.filter(|(_, at)| *at <= target) {
+            self.set_time(begins_at);
+            self.begin(slot);
+        }
+        self.set_time(target);
+    }
+
+    fn set_time(&mut self, mono: Duration) {
         self.now = Now {
-            wall: self.now.wall.plus(by),
-            mono: self.now.mono + by,
+            wall: self.now.wall.plus(mono.saturating_sub(self.now.mono)),
+            mono,
         };
     }
 
+    /// The work of a slot begins now.
+    fn begin(&mut self, slot: Slot) {
+        self.launching = None;
+        if let Some(last) = self.last_began.replace(self.now.wall) {
+            let apart = self.now.wall.since(last);
+            assert!(apart >= INTERVAL, "work began {apart:?} apart");
+        }
+        self.paced_until = slot.wall.max(self.now.wall.minus(LAUNCH)).plus(INTERVAL);
+        if let Some(late) = self.scheduler.began(slot, self.now) {
+            self.commit(vec![late]);
+        }
+    }
+
     fn finish(&mut self, which: usize, failed: u8) {
-        if self.running.is_empty() {
+        // What has not begun can't end.
+        if self.running.is_empty() || self.launching.is_some() {
             return;
         }
         let start = self.running.remove(which % self.running.len());
@@ -328,6 +283,7 @@ impl World {
             .filter_map(|naive| self.registry.read().get(naive.id).cloned())
             .collect();
         self.running.clear();
+        self.launching = None;
         for batch in self.naive.iter_mut().flat_map(|naive| &mut naive.batches) {
             if *batch == Naive::Running {
                 *batch = Naive::Interrupted;
@@ -339,6 +295,11 @@ impl World {
             mono: Duration::from_millis(3),
         };
         (self.registry, self.scheduler) = Self::boot(&self.settings, &self.disk, self.now);
+        let wait = (INTERVAL + TOLERANCE).saturating_sub(LAUNCH);
+        self.paced_until = self
+            .disk
+            .last_slot
+            .map_or(self.now.wall, |last| last.plus(wait));
         for ingestion in before
             .iter()
             .filter(|ingestion| ingestion.ended_at().is_none())
@@ -358,7 +319,17 @@ impl World {
             match self.scheduler.tick(&self.registry, &[], self.now) {
                 Outcome::Commit(changes) => self.commit(changes),
                 Outcome::Start(start) => self.start(start),
-                Outcome::Wait(until) => return self.check_wait(until),
+                Outcome::Wait(until) => {
+                    if let Some((slot, begins_at)) = self.launching {
+                        // Meanwhile the queue's task does nothing else.
+                        self.paced_until = slot.wall.plus(INTERVAL);
+                        if begins_at <= self.now.mono {
+                            self.begin(slot);
+                            continue;
+                        }
+                    }
+                    return self.check_wait(until);
+                }
             }
         }
     }
@@ -460,6 +431,8 @@ impl World {
         self.started
             .push((slot, start.ingestion.arrival.0, start.work.batch.0));
         self.commit(start.changes.clone());
+        let begins_at = self.scheduler.begins_at().max(self.now.mono + self.slow);
+        self.launching = Some((start.slot, begins_at));
         self.running.push(start);
     }
 
@@ -472,9 +445,7 @@ impl World {
                 blocked || opens_at > self.now.mono,
                 "the slot is open and a batch is ready"
             );
-            let paced = self
-                .last_start
-                .is_some_and(|last| self.now.wall < last.plus(INTERVAL));
+            let paced = self.now.wall < self.paced_until;
             assert!(blocked || paced, "a slot went by without a start");
             assert!(
                 blocked || until.is_some_and(|until| until <= opens_at),
