@@ -20,6 +20,7 @@ use rusqlite::Connection;
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
+use super::super::meta::Meta;
 use super::block::{self, Block, COLUMNS, Contents, MAX_EVENTS, MAX_SPAN, Row, build};
 use crate::model::event::{Event, Sequence};
 
@@ -76,6 +77,12 @@ impl Planner {
 
     /// Reads on, a bounded number of rows; whether there were any.
     fn read(&mut self, db: &Connection, before: Sequence) -> Result<bool, Fault> {
+        let sql = "SELECT coalesce(max(id), 0) FROM block";
+        let last: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        if last < self.read {
+            // The newest blocks were removed, and their ids come again.
+            *self = Self::default();
+        }
         let mut digest = Digest::default();
         let mut statement = db.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM block WHERE id > ?1 ORDER BY id LIMIT ?2"
@@ -109,7 +116,9 @@ struct Tier {
 impl Tier {
     fn insert(&mut self, row: Row) {
         let place = |row: &Row| (row.sequences.1, row.id);
-        let index = self.rows.partition_point(|other| place(other) < place(&row));
+        let index = self
+            .rows
+            .partition_point(|other| place(other) < place(&row));
         self.rows.insert(index, row);
         self.looked = 0;
         if self.rows.len() > MAX_ROWS {
@@ -186,10 +195,38 @@ fn overlap(one: &Row, other: &Row) -> bool {
 #[derive(Debug)]
 pub(in crate::store::embedded) struct Merged {
     /// The blocks that were merged: those of the plan that are still there, as many as fit into
-    /// memory. They are to be removed in the transaction that inserts the others.
-    pub(in crate::store::embedded) ids: Vec<i64>,
-    /// What they become; their numbers are arrivals, so they are inserted with base 0.
-    pub(in crate::store::embedded) blocks: Vec<Block>,
+    /// memory.
+    ids: Vec<i64>,
+    /// What they become; their numbers are arrivals.
+    blocks: Vec<Block>,
+}
+
+impl Merged {
+    /// Whether there is anything to replace.
+    pub(in crate::store::embedded) const fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Puts the new blocks in the place of the old ones. To be called in one transaction, in which
+    /// none of the old ones changed since the merge: if one is gone, it returns `false`, and the
+    /// transaction must be rolled back.
+    pub(in crate::store::embedded) fn replace(
+        &self,
+        db: &Connection,
+        meta: &mut Meta,
+        digest: &mut Digest,
+    ) -> Result<bool, Fault> {
+        // First, so that they get ids which the planner has not seen.
+        for block in &self.blocks {
+            block::insert(db, meta, digest, block, 0)?;
+        }
+        for id in &self.ids {
+            if !block::remove(db, meta, digest, *id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Merges blocks.

@@ -94,7 +94,10 @@ fn part(db: &Connection, query: &PageQuery, work: Work) -> Result<(EventPage, u6
 
 /// The times that the page may have.
 fn window_of(query: &PageQuery) -> Window {
-    let from = query.filter.from.map_or(i64::MIN, |from| from.micros.as_micros());
+    let from = query
+        .filter
+        .from
+        .map_or(i64::MIN, |from| from.micros.as_micros());
     let to = query.filter.to.map_or(i64::MAX, |to| to.micros.as_micros());
     let after = query.after.map(|after| after.time.micros.as_micros());
     let (low, high) = match query.order {
@@ -198,9 +201,15 @@ impl Walk<'_> {
         *filter == all
             && self.pending.is_empty()
             && self.query.skip - self.skipped >= u64::from(row.events)
-            && self.after.is_none_or(|after| self.window.ends(row).0 > after)
-            && filter.from.is_none_or(|from| row.times.0 > from.micros.as_micros())
-            && filter.to.is_none_or(|to| row.times.1 < to.micros.as_micros())
+            && self
+                .after
+                .is_none_or(|after| self.window.ends(row).0 > after)
+            && filter
+                .from
+                .is_none_or(|from| row.times.0 > from.micros.as_micros())
+            && filter
+                .to
+                .is_none_or(|to| row.times.1 < to.micros.as_micros())
     }
 
     /// Finds the events of a block that are meant.
@@ -223,7 +232,9 @@ impl Walk<'_> {
     fn forget(&mut self) {
         let left = usize::try_from(self.query.skip - self.skipped).unwrap_or(usize::MAX);
         // One more than fit tells that there is more.
-        let needed = left.saturating_add(self.query.limit.max(1)).saturating_add(1);
+        let needed = left
+            .saturating_add(self.query.limit.max(1))
+            .saturating_add(1);
         if self.pending.len() > needed.saturating_add(self.spare) {
             let mut pending = std::mem::take(&mut self.pending).into_vec();
             pending.select_nth_unstable_by(needed, |a, b| b.cmp(a));

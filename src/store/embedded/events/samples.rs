@@ -136,10 +136,11 @@ impl Blocks {
             .iter()
             .map(|block| self.insert(block, base))
             .collect();
-        self.model.extend((base..).zip(events).map(|(sequence, event)| StoredEvent {
-            sequence: Sequence(sequence),
-            event: event.clone(),
-        }));
+        self.model
+            .extend((base..).zip(events).map(|(sequence, event)| StoredEvent {
+                sequence: Sequence(sequence),
+                event: event.clone(),
+            }));
         self.last += events.len() as u64;
         ids
     }
@@ -153,13 +154,10 @@ impl Blocks {
     }
 
     /// Merges as the packer does.
-    pub(super) fn merge(&mut self, ids: &[i64]) -> Vec<i64> {
+    pub(super) fn merge(&mut self, ids: &[i64]) {
         let merged = pack::merge(&self.db, ids).unwrap();
-        for id in &merged.ids {
-            assert!(self.remove(*id));
-        }
-        let blocks = merged.blocks.iter();
-        blocks.map(|block| self.insert(block, 0)).collect()
+        let replaced = merged.replace(&self.db, &mut self.meta, &mut self.digest);
+        assert!(replaced.unwrap());
     }
 
     pub(super) fn ids(&self) -> Vec<i64> {

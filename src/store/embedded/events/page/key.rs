@@ -106,12 +106,14 @@ mod tests {
     use super::*;
 
     fn place() -> impl Strategy<Value = Place> {
-        (samples::time(), prop_oneof![Just(0), Just(u64::MAX), any::<u64>()]).prop_map(
-            |(time, sequence)| Place {
+        (
+            samples::time(),
+            prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
+        )
+            .prop_map(|(time, sequence)| Place {
                 time,
                 sequence: Sequence(sequence),
-            },
-        )
+            })
     }
 
     proptest! {

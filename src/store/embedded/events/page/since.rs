@@ -121,7 +121,9 @@ impl Walk<'_, '_> {
     fn pull(&mut self) -> Result<(), Fault> {
         self.pulled += 1;
         let next = self.rows.next()?;
-        let next = next.map(|row| Row::read(row, &mut self.digest)).transpose()?;
+        let next = next
+            .map(|row| Row::read(row, &mut self.digest))
+            .transpose()?;
         if let Some(row) = std::mem::replace(&mut self.row, next) {
             self.unread.push(Reverse((row.sequences.0, row.id)));
         }
