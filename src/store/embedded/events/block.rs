@@ -173,6 +173,11 @@ impl Contents {
         self.row.packed
     }
 
+    /// The digest of its row.
+    pub(super) const fn row_digest(&self) -> i64 {
+        self.row.digest
+    }
+
     /// How many bytes of memory it takes, about.
     pub(in crate::store::embedded) fn size(&self) -> usize {
         self.decoded.size()
@@ -207,6 +212,12 @@ pub(in crate::store::embedded) fn read(db: &Connection, id: i64) -> Result<Conte
 pub(super) fn find(db: &Connection, id: i64) -> Result<Option<Contents>, Fault> {
     let row = Row::find(db, id, &mut Digest::default())?;
     row.map(|row| load(db, row)).transpose()
+}
+
+/// The digest of a block's row, if there is one.
+pub(super) fn row_digest(db: &Connection, id: i64) -> Result<Option<i64>, Fault> {
+    let row = Row::find(db, id, &mut Digest::default())?;
+    Ok(row.map(|row| row.digest))
 }
 
 /// Reads the data that belongs to a row.

@@ -195,8 +195,8 @@ fn overlap(one: &Row, other: &Row) -> bool {
 #[derive(Debug)]
 pub(in crate::store::embedded) struct Merged {
     /// The blocks that were merged: those of the plan that are still there, as many as fit into
-    /// memory.
-    ids: Vec<i64>,
+    /// memory. With the digests of their rows, as an id may come again.
+    merged: Vec<(i64, i64)>,
     /// What they become; their numbers are arrivals.
     blocks: Vec<Block>,
 }
@@ -204,26 +204,28 @@ pub(in crate::store::embedded) struct Merged {
 impl Merged {
     /// Whether there is anything to replace.
     pub(in crate::store::embedded) const fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.merged.is_empty()
     }
 
-    /// Puts the new blocks in the place of the old ones. To be called in one transaction, in which
-    /// none of the old ones changed since the merge: if one is gone, it returns `false`, and the
-    /// transaction must be rolled back.
+    /// Puts the new blocks in the place of the old ones, unless one of those is gone or changed
+    /// since the merge; whether it did. To be called in one transaction.
     pub(in crate::store::embedded) fn replace(
         &self,
         db: &Connection,
         meta: &mut Meta,
         digest: &mut Digest,
     ) -> Result<bool, Fault> {
+        for (id, row) in &self.merged {
+            if block::row_digest(db, *id)? != Some(*row) {
+                return Ok(false);
+            }
+        }
         // First, so that they get ids which the planner has not seen.
         for block in &self.blocks {
             block::insert(db, meta, digest, block, 0)?;
         }
-        for id in &self.ids {
-            if !block::remove(db, meta, digest, *id)? {
-                return Ok(false);
-            }
+        for (id, _) in &self.merged {
+            block::remove(db, meta, digest, *id)?;
         }
         Ok(true)
     }
@@ -246,7 +248,7 @@ fn merge_within(db: &Connection, ids: &[i64], memory: usize) -> Result<Merged, F
         if size > memory && !contents.is_empty() {
             break;
         }
-        merged.push(*id);
+        merged.push((*id, found.row_digest()));
         contents.push(found);
     }
     let packed = contents.iter().map(Contents::packed).max().unwrap_or(0);
@@ -259,7 +261,7 @@ fn merge_within(db: &Connection, ids: &[i64], memory: usize) -> Result<Merged, F
     }
     let numbered = events.iter().map(|(number, event)| (*number, event));
     Ok(Merged {
-        ids: merged,
+        merged,
         blocks: build(numbered, packed.saturating_add(1)),
     })
 }

@@ -19,6 +19,10 @@ fn pack(blocks: &mut Blocks, planner: &mut Planner, before: Sequence) -> Vec<usi
     merges
 }
 
+fn ids_of(merged: &Merged) -> Vec<i64> {
+    merged.merged.iter().map(|(id, _)| *id).collect()
+}
+
 fn packed(blocks: &Blocks) -> Vec<u8> {
     let mut statement = blocks.db.prepare("SELECT packed FROM block").unwrap();
     let packed = statement.query_map([], |row| row.get(0)).unwrap();
@@ -131,7 +135,7 @@ fn at_most_sixty_four_blocks_are_merged_at_once() {
     let ids = blocks.ids();
     assert_eq!(ids.len(), 2);
     let many: Vec<i64> = (1..=100).collect();
-    assert!(merge(&blocks.db, &many).unwrap().ids.len() <= MAX_BLOCKS);
+    assert!(merge(&blocks.db, &many).unwrap().merged.len() <= MAX_BLOCKS);
 }
 
 /// As requests with random times make them: every block spans a whole day.
@@ -213,28 +217,40 @@ fn a_merge_takes_what_is_there_and_fits_into_memory() {
     }
     let ids = blocks.ids();
     let size = block::read(&blocks.db, 1).unwrap().size();
-    let merged = |memory| merge_within(&blocks.db, &ids, memory).unwrap().ids;
+    let merged = |memory| ids_of(&merge_within(&blocks.db, &ids, memory).unwrap());
     assert_eq!(merged(usize::MAX), ids);
     assert_eq!(merged(2 * size), ids[..2]);
     assert_eq!(merged(2 * size - 1), ids[..1]);
     assert_eq!(merged(0), ids[..1], "one at least");
     blocks.remove(2);
-    assert_eq!(merge(&blocks.db, &ids).unwrap().ids, [1, 3, 4]);
+    assert_eq!(ids_of(&merge(&blocks.db, &ids).unwrap()), [1, 3, 4]);
     let nothing = merge(&blocks.db, &[77]).unwrap();
     assert!(nothing.is_empty() && nothing.blocks.is_empty());
 }
 
-/// A merge is made by a reader; what it merged may be gone when the writer comes to it.
+/// A merge is made by a reader; what it merged may be gone when the writer comes to it, and its id
+/// may be another block's.
 #[test]
-fn a_merge_of_what_is_gone_is_refused() {
+fn a_merge_of_what_is_gone_changes_nothing() {
     let mut blocks = Blocks::new();
     for number in 0..3 {
         blocks.append(&[event("t", number, number)]);
     }
     let merged = merge(&blocks.db, &blocks.ids()).unwrap();
-    blocks.remove(2);
-    let replaced = merged.replace(&blocks.db, &mut blocks.meta, &mut blocks.digest);
-    assert!(!replaced.unwrap());
+    blocks.remove(3);
+    let replace = |blocks: &mut Blocks| {
+        let replaced = merged.replace(&blocks.db, &mut blocks.meta, &mut blocks.digest);
+        replaced.unwrap()
+    };
+    assert!(!replace(&mut blocks));
+    assert_eq!(
+        blocks.append(&[event("t", 9, 9)]),
+        [3],
+        "the id comes again"
+    );
+    assert!(!replace(&mut blocks));
+    assert_eq!(blocks.ids(), [1, 2, 3]);
+    blocks.assert_tallied();
 }
 
 #[test]
