@@ -11,7 +11,7 @@ use crate::model::event::{Event, EventTime, Sequence, StoredEvent};
 use crate::model::time::Timestamp;
 
 /// A plain event.
-pub(super) fn event(tenant: &str, id: impl ToString, micros: i64) -> Event<'static> {
+pub(super) fn event(tenant: &str, id: impl ToString + Copy, micros: i64) -> Event<'static> {
     Event {
         tenant: tenant.to_owned().into(),
         topic: "".into(),

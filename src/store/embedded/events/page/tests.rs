@@ -447,16 +447,16 @@ fn figures() {
         let clock = Clock::system();
         let start = clock.now().mono;
         let mut planner = pack::Planner::default();
-        let (mut merges, mut merged) = (0, 0);
+        let (mut merges, mut gone) = (0, 0);
         blocks.db.execute_batch("BEGIN").unwrap();
         while let Some(ids) = planner.plan(&blocks.db, Sequence(u64::MAX)).unwrap() {
             merges += 1;
-            merged += ids.len();
+            gone += ids.len();
             blocks.merge(&ids);
         }
         blocks.db.execute_batch("COMMIT").unwrap();
-        let took = clock.now().mono - start;
-        println!("packed {merged} blocks in {merges} merges, {took:?}");
+        let took = clock.now().mono.saturating_sub(start);
+        println!("packed {gone} blocks in {merges} merges, {took:?}");
         report(&blocks, spread, "packed");
     }
 }
@@ -466,10 +466,10 @@ fn report(blocks: &Blocks, spread: i64, state: &str) {
     let mut events = 0;
     let start = clock.now().mono;
     each_after(&blocks.db, Sequence(0), |_, _| events += 1).unwrap();
-    let stream = clock.now().mono - start;
+    let stream = clock.now().mono.saturating_sub(start);
     let start = clock.now().mono;
     let looked = since(&blocks.db, Sequence(500_000), &EventFilter::default(), 1000).unwrap();
-    let tail = clock.now().mono - start;
+    let tail = clock.now().mono.saturating_sub(start);
     assert_eq!(looked.1, Sequence(501_000));
     let (low, high): (i64, i64) = blocks
         .db
@@ -490,7 +490,7 @@ fn report(blocks: &Blocks, spread: i64, state: &str) {
                 });
                 let start = clock.now().mono;
                 page(&blocks.db, &query).unwrap();
-                clock.now().mono - start
+                clock.now().mono.saturating_sub(start)
             })
             .collect();
         times.sort();
