@@ -50,7 +50,8 @@ pub struct KeptAnswer {
 }
 
 /// The embedded store. Cheap to clone; all clones write through one thread. When the last one is
-/// dropped, what waits is committed and the directory is let go of.
+/// dropped, what waits is committed and the directory is let go of; a drop waits ten seconds for
+/// that at most.
 #[derive(Clone)]
 pub struct Store(Arc<Embedded>);
 
@@ -160,6 +161,12 @@ impl Store {
         self.0.erase(filter).await
     }
 
+    /// Merges some small blocks of events, or blocks that overlap in time; whether there were any.
+    /// Call again until there are none.
+    pub async fn pack(&self) -> Result<bool, StoreError> {
+        self.0.pack().await
+    }
+
     /// Dead letters behind `after` in order of their number, at most `limit`.
     pub async fn letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.0.letters(after, limit).await
@@ -182,7 +189,8 @@ impl Store {
     }
 
     /// Commits what waits, refuses what comes later, folds the log into the database, and ends the
-    /// writer thread.
+    /// writer thread. As long as the disk takes: the bound is the caller's. Who gives up loses
+    /// nothing that was acknowledged, only the folding.
     pub async fn close(&self) {
         self.0.close().await;
     }

@@ -23,6 +23,8 @@ mod meta;
 mod queues;
 mod readers;
 mod schema;
+#[cfg_attr(not(test), expect(dead_code, reason = "not wired to the store yet"))]
+mod seen;
 mod shared;
 mod witness;
 mod writer;
@@ -30,24 +32,29 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use self::checkpoint::{Checkpointer, LogLimits};
 use self::codec::Digest;
+use self::events::EventState;
+use self::events::write::Append;
 use self::fault::Fault;
 use self::meta::{Meta, TABLES};
 use self::readers::Readers;
 use self::schema::{DATABASE, FORMAT, LOG, name_of};
 use self::shared::Shared;
 use self::witness::{Testimony, Witness};
-use self::writer::{Commit, GroupLimits, Message, Prune, Writer};
+use self::writer::{Commit, GroupLimits, Message, Other, Writer};
 use super::error::{OpenError, StoreError};
 use super::{KeptAnswer, StoreSettings, StoreState};
 use crate::model::change::Change;
@@ -67,6 +74,8 @@ struct Limits {
     waiting: usize,
     group: GroupLimits,
     log: LogLimits,
+    /// How long a store that is dropped without having been closed waits for its writer.
+    leave: Duration,
 }
 
 impl Default for Limits {
@@ -76,6 +85,7 @@ impl Default for Limits {
             waiting: 256 * 1024 * 1024,
             group: GroupLimits::default(),
             log: LogLimits::default(),
+            leave: Duration::from_secs(10),
         }
     }
 }
@@ -84,10 +94,19 @@ impl Default for Limits {
 pub(super) struct Embedded {
     limits: Limits,
     shared: Arc<Shared>,
+    events: Arc<EventState>,
     readers: Arc<Readers>,
     /// Gone once the store is closing.
     sender: Mutex<Option<SyncSender<Message>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Gone once nobody has to wait for it in a drop.
+    writer: Mutex<Option<WriterThread>>,
+}
+
+/// The thread of the writer, for those who wait for its end: a join has no bound.
+struct WriterThread {
+    id: ThreadId,
+    /// Nothing is ever said here; the other end is gone when the thread is done.
+    alive: mpsc::Receiver<Infallible>,
 }
 
 impl Embedded {
@@ -107,11 +126,12 @@ impl Embedded {
         let path = dir.join(DATABASE);
         let name = name_of(&path);
         let lock = lock(dir)?;
-        let meta = load(dir, settings.accept_loss, &mut apply)?;
+        let mut meta = load(dir, settings.accept_loss, &mut apply)?;
         let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
         let witness = Witness::set(dir, meta.commits).map_err(refuse)?;
         schema::sync_dir(dir).map_err(refuse)?;
         let db = schema::open_writer(&path).map_err(|fault| fault.into_open_error(&name))?;
+        let events = Arc::new(EventState::open(dir, &db, &mut meta)?);
         let shared = Arc::new(Shared::new());
         let checkpointer = Checkpointer::start(path.clone(), limits.log, Arc::clone(&shared));
         let writer = Writer {
@@ -121,32 +141,51 @@ impl Embedded {
             apply,
             limits: limits.group,
             shared: Arc::clone(&shared),
+            events: Arc::clone(&events),
             digest: Digest::default(),
             checkpointer: checkpointer.map_err(refuse)?,
             lock,
         };
         let (sender, messages) = sync_channel(limits.queue);
-        let thread = std::thread::Builder::new()
+        let (ends, alive) = mpsc::channel();
+        let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(messages))
+            .spawn(move || {
+                let _ends = ends;
+                writer.run(messages);
+            })
             .map_err(refuse)?;
+        let id = thread.thread().id();
         Ok(Self {
             limits,
             shared,
+            events,
             readers: Readers::new(path),
             sender: Mutex::new(Some(sender)),
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(Some(WriterThread { id, alive })),
         })
     }
 
     pub(super) async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let bytes = changes.iter().map(size_of_change).sum();
+        self.write(changes, None, bytes).await
+    }
+
+    /// Hands what belongs together to the writer and waits for its commit; `bytes` is what it weighs
+    /// in the queue.
+    async fn write(
+        &self,
+        changes: Vec<Change>,
+        events: Option<Append>,
+        bytes: usize,
+    ) -> Result<(), StoreError> {
         if !self.shared.reserve(bytes, self.limits.waiting) {
             return Err(StoreError::Busy);
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.send(Message::Commit(Commit {
             changes,
+            events,
             bytes,
             reply,
         }));
@@ -162,12 +201,21 @@ impl Embedded {
         ended_before: Timestamp,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
+        self.other(move |db, meta, digest| {
+            let keys = idempotency::prune(db, meta, digest, now)?;
+            Ok(keys + ended::prune(db, meta, digest, ended_before)?)
+        })
+        .await
+    }
+
+    /// Has the writer do `work` in a transaction of its own.
+    async fn other(
+        &self,
+        work: impl FnOnce(&Connection, &mut Meta, &mut Digest) -> Result<u64, Fault> + Send + 'static,
+    ) -> Result<u64, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Prune(Prune {
-            ended_before,
-            now,
-            reply,
-        }))?;
+        let work = Box::new(work);
+        self.send(Message::Other(Other { work, reply }))?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
@@ -191,6 +239,8 @@ impl Embedded {
 
     pub(super) async fn close(&self) {
         self.sender.lock().take();
+        // Who gives up waiting here doesn't want to wait again in a drop.
+        self.writer.lock().take();
         self.readers.close();
         self.shared.wait_ended().await;
     }
@@ -227,14 +277,16 @@ impl Embedded {
     }
 }
 
-/// Waits for the writer, so that the directory can be opened again at once.
+/// Waits for the writer, so that the directory can be opened again at once; not for ever, because a
+/// disk that hangs holds it.
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.sender.get_mut().take();
         if let Some(writer) = self.writer.get_mut().take()
-            && writer.thread().id() != std::thread::current().id()
+            && writer.id != thread::current().id()
+            && writer.alive.recv_timeout(self.limits.leave) == Err(RecvTimeoutError::Timeout)
         {
-            let _ = writer.join();
+            tracing::warn!("the disk does not answer: the store was left without closing it");
         }
     }
 }

@@ -160,6 +160,35 @@ async fn a_panic_in_apply_answers_everyone() {
 }
 
 #[tokio::test]
+async fn a_writer_that_hangs_keeps_nobody_for_ever() {
+    let limits = Limits {
+        leave: Duration::from_millis(10),
+        ..Limits::default()
+    };
+    for closing in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, said, release) = gated(dir.path(), limits);
+        let mut commit = Box::pin(store.commit(submission(1, 3)));
+        start(&mut commit).await;
+        assert_eq!(said.recv(), Ok(1));
+        drop(commit);
+        if closing {
+            let mut close = Box::pin(async {
+                store.close().await;
+                Ok(())
+            });
+            start(&mut close).await;
+        }
+        drop(store);
+        release.send(()).unwrap();
+        // It ends by itself when it can.
+        while lock(dir.path()).is_err() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_log_has_a_bound() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits {
@@ -187,9 +216,12 @@ fn writer(dir: &Path) -> Writer<impl FnMut(Vec<Change>)> {
     schema::create(dir).unwrap();
     let shared = Arc::new(Shared::new());
     let path = dir.join(DATABASE);
+    let db = schema::open_writer(&path).unwrap();
+    let mut meta = Meta::default();
     Writer {
-        db: schema::open_writer(&path).unwrap(),
-        meta: Meta::default(),
+        events: Arc::new(EventState::open(dir, &db, &mut meta).unwrap()),
+        db,
+        meta,
         witness: Witness::set(dir, 0).unwrap(),
         apply: |_| (),
         limits: GroupLimits::default(),
@@ -208,6 +240,7 @@ fn commit_on(
     let (reply, mut answer) = oneshot::channel();
     writer.commit(vec![Commit {
         changes,
+        events: None,
         bytes: 0,
         reply,
     }]);
@@ -324,6 +357,7 @@ fn a_newer_directory_is_refused_and_left_alone() {
         .err()
         .unwrap()
         .0;
-    assert!(refusal.contains("tollgate.db has format 3"), "{refusal}");
+    let expected = format!("tollgate.db has format {newer}");
+    assert!(refusal.contains(&expected), "{refusal}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }

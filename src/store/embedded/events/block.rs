@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(super) use self::row::{COLUMNS, Row, level_of};
 use super::super::codec::Digest;
 use super::super::fault::Fault;
-use super::super::meta::{Meta, Table};
+use super::super::meta::{Meta, Table, Tally};
 use super::codec::{self, Decoded};
 use crate::model::event::{Event, Sequence};
 
@@ -130,7 +130,8 @@ pub(in crate::store::embedded) fn insert(
     block: &Block,
     base: u64,
 ) -> Result<i64, Fault> {
-    let sql = "SELECT coalesce(max(id), 0) + 1 FROM block";
+    // An id never comes again: who knows a block by its id may find it gone, but not another one.
+    let sql = "SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'block'";
     let id = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     let row = Row::of(id, block, base, digest);
     row.insert(db)?;
@@ -173,11 +174,6 @@ impl Contents {
         self.row.packed
     }
 
-    /// The digest of its row.
-    pub(super) const fn row_digest(&self) -> i64 {
-        self.row.digest
-    }
-
     /// How many bytes of memory it takes, about.
     pub(in crate::store::embedded) fn size(&self) -> usize {
         self.decoded.size()
@@ -214,12 +210,6 @@ pub(super) fn find(db: &Connection, id: i64) -> Result<Option<Contents>, Fault> 
     row.map(|row| load(db, row)).transpose()
 }
 
-/// The digest of a block's row, if there is one.
-pub(super) fn row_digest(db: &Connection, id: i64) -> Result<Option<i64>, Fault> {
-    let row = Row::find(db, id, &mut Digest::default())?;
-    Ok(row.map(|row| row.digest))
-}
-
 /// Reads the data that belongs to a row.
 pub(super) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
     let decoded = db
@@ -236,6 +226,18 @@ pub(super) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
         Some(Some(Err(_))) => Err(damaged(row.id, "can't be decoded")),
         Some(Some(Ok(decoded))) => Ok(Contents { row, decoded }),
     }
+}
+
+/// Reads every row of a block, not the blocks, and compares them with what was written.
+pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
+    let mut found = Tally::default();
+    let mut digest = Digest::default();
+    let mut statement = db.prepare(&format!("SELECT {COLUMNS} FROM block"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        found.add(Row::read(row, &mut digest)?.digest);
+    }
+    meta.check(Table::Block, found)
 }
 
 fn damaged(id: i64, how: &str) -> Fault {

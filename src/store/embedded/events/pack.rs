@@ -20,7 +20,6 @@ use rusqlite::Connection;
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
-use super::super::meta::Meta;
 use super::block::{self, Block, COLUMNS, Contents, MAX_EVENTS, MAX_SPAN, Row, build};
 use crate::model::event::{Event, Sequence};
 
@@ -77,12 +76,6 @@ impl Planner {
 
     /// Reads on, a bounded number of rows; whether there were any.
     fn read(&mut self, db: &Connection, before: Sequence) -> Result<bool, Fault> {
-        let sql = "SELECT coalesce(max(id), 0) FROM block";
-        let last: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        if last < self.read {
-            // The newest blocks were removed, and their ids come again.
-            *self = Self::default();
-        }
         let mut digest = Digest::default();
         let mut statement = db.prepare_cached(&format!(
             "SELECT {COLUMNS} FROM block WHERE id > ?1 ORDER BY id LIMIT ?2"
@@ -195,40 +188,11 @@ fn overlap(one: &Row, other: &Row) -> bool {
 #[derive(Debug)]
 pub(in crate::store::embedded) struct Merged {
     /// The blocks that were merged: those of the plan that are still there, as many as fit into
-    /// memory. With the digests of their rows, as an id may come again.
-    merged: Vec<(i64, i64)>,
-    /// What they become; their numbers are arrivals.
-    blocks: Vec<Block>,
-}
-
-impl Merged {
-    /// Whether there is anything to replace.
-    pub(in crate::store::embedded) const fn is_empty(&self) -> bool {
-        self.merged.is_empty()
-    }
-
-    /// Puts the new blocks in the place of the old ones, unless one of those is gone or changed
-    /// since the merge; whether it did. To be called in one transaction.
-    pub(in crate::store::embedded) fn replace(
-        &self,
-        db: &Connection,
-        meta: &mut Meta,
-        digest: &mut Digest,
-    ) -> Result<bool, Fault> {
-        for (id, row) in &self.merged {
-            if block::row_digest(db, *id)? != Some(*row) {
-                return Ok(false);
-            }
-        }
-        // First, so that they get ids which the planner has not seen.
-        for block in &self.blocks {
-            block::insert(db, meta, digest, block, 0)?;
-        }
-        for (id, _) in &self.merged {
-            block::remove(db, meta, digest, *id)?;
-        }
-        Ok(true)
-    }
+    /// memory. They are to be removed in the transaction that inserts the others; if one is gone
+    /// by then, its events may be erased, and the merge is void.
+    pub(in crate::store::embedded) ids: Vec<i64>,
+    /// What they become; their numbers are arrivals, so they are inserted with base 0.
+    pub(in crate::store::embedded) blocks: Vec<Block>,
 }
 
 /// Merges blocks.
@@ -248,7 +212,7 @@ fn merge_within(db: &Connection, ids: &[i64], memory: usize) -> Result<Merged, F
         if size > memory && !contents.is_empty() {
             break;
         }
-        merged.push((*id, found.row_digest()));
+        merged.push(*id);
         contents.push(found);
     }
     let packed = contents.iter().map(Contents::packed).max().unwrap_or(0);
@@ -261,7 +225,7 @@ fn merge_within(db: &Connection, ids: &[i64], memory: usize) -> Result<Merged, F
     }
     let numbered = events.iter().map(|(number, event)| (*number, event));
     Ok(Merged {
-        merged,
+        ids: merged,
         blocks: build(numbered, packed.saturating_add(1)),
     })
 }

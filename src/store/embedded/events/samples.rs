@@ -156,8 +156,12 @@ impl Blocks {
     /// Merges as the packer does.
     pub(super) fn merge(&mut self, ids: &[i64]) {
         let merged = pack::merge(&self.db, ids).unwrap();
-        let replaced = merged.replace(&self.db, &mut self.meta, &mut self.digest);
-        assert!(replaced.unwrap());
+        for block in &merged.blocks {
+            self.insert(block, 0);
+        }
+        for id in &merged.ids {
+            assert!(self.remove(*id));
+        }
     }
 
     pub(super) fn ids(&self) -> Vec<i64> {

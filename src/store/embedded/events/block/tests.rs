@@ -103,6 +103,16 @@ fn a_block_is_read_as_it_was_written_until_it_is_removed() {
 }
 
 #[test]
+fn an_id_never_comes_again() {
+    let mut blocks = Blocks::new();
+    let first = blocks.append(&[event("t", 1, 1)])[0];
+    let last = blocks.append(&[event("t", 2, 2)])[0];
+    assert!(blocks.remove(last));
+    assert!(blocks.append(&[event("t", 3, 3)])[0] > last);
+    assert!(blocks.remove(first) && blocks.ids().len() == 1);
+}
+
+#[test]
 fn damage_of_any_kind_is_found_and_named() {
     let broken = |sql: &str| {
         let mut blocks = Blocks::new();
