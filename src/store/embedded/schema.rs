@@ -141,7 +141,7 @@ CREATE INDEX idempotency_by_time ON idempotency (expires_at);
 /// blocks does not read them.
 const FORMAT_3: &str = "
 CREATE TABLE block (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     level INTEGER NOT NULL,
     first_time INTEGER NOT NULL,
     last_time INTEGER NOT NULL,

@@ -130,7 +130,8 @@ pub(in crate::store::embedded) fn insert(
     block: &Block,
     base: u64,
 ) -> Result<i64, Fault> {
-    let sql = "SELECT coalesce(max(id), 0) + 1 FROM block";
+    // An id never comes again: who knows a block by its id may find it gone, but not another one.
+    let sql = "SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'block'";
     let id = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     let row = Row::of(id, block, base, digest);
     row.insert(db)?;

@@ -188,7 +188,8 @@ fn overlap(one: &Row, other: &Row) -> bool {
 #[derive(Debug)]
 pub(in crate::store::embedded) struct Merged {
     /// The blocks that were merged: those of the plan that are still there, as many as fit into
-    /// memory. They are to be removed in the transaction that inserts the others.
+    /// memory. They are to be removed in the transaction that inserts the others; if one is gone
+    /// by then, its events may be erased, and the merge is void.
     pub(in crate::store::embedded) ids: Vec<i64>,
     /// What they become; their numbers are arrivals, so they are inserted with base 0.
     pub(in crate::store::embedded) blocks: Vec<Block>,

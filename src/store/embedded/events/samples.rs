@@ -11,7 +11,7 @@ use crate::model::event::{Event, EventTime, Sequence, StoredEvent};
 use crate::model::time::Timestamp;
 
 /// A plain event.
-pub(super) fn event(tenant: &str, id: impl ToString, micros: i64) -> Event<'static> {
+pub(super) fn event(tenant: &str, id: impl ToString + Copy, micros: i64) -> Event<'static> {
     Event {
         tenant: tenant.to_owned().into(),
         topic: "".into(),
@@ -154,13 +154,14 @@ impl Blocks {
     }
 
     /// Merges as the packer does.
-    pub(super) fn merge(&mut self, ids: &[i64]) -> Vec<i64> {
+    pub(super) fn merge(&mut self, ids: &[i64]) {
         let merged = pack::merge(&self.db, ids).unwrap();
+        for block in &merged.blocks {
+            self.insert(block, 0);
+        }
         for id in &merged.ids {
             assert!(self.remove(*id));
         }
-        let blocks = merged.blocks.iter();
-        blocks.map(|block| self.insert(block, 0)).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<i64> {

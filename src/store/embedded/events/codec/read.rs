@@ -167,16 +167,16 @@ impl<'a> Events<'a> {
         self.micros = self.micros.wrapping_add(self.times.signed()?);
         let nanos = u16::try_from(self.nanos.unsigned()?).ok()?;
         let event = Event {
-            tenant: self.tenant.next()??.into(),
-            topic: self.topic.next()??.into(),
+            tenant: self.tenant.next().ok()??.into(),
+            topic: self.topic.next().ok()??.into(),
             id: self.id()?.into(),
             time: EventTime {
                 micros: Timestamp::from_micros(self.micros),
                 nanos,
             },
-            source: self.source.next()?.map(Into::into),
-            event_type: self.kind.next()?.map(Into::into),
-            user: self.user.next()?.map(Into::into),
+            source: self.source.next().ok()?.map(Into::into),
+            event_type: self.kind.next().ok()?.map(Into::into),
+            user: self.user.next().ok()?.map(Into::into),
             payload: self.payloads.next()?.into(),
             extra: self.extras.next()?.into(),
         };
@@ -207,19 +207,21 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// The next value; the inner `None` is an absent one.
-    fn next(&mut self) -> Option<Option<&'a str>> {
-        let code = self.codes.unsigned()?;
+    /// The next value or its absence.
+    fn next(&mut self) -> Result<Option<&'a str>, Garbage> {
+        let code = self.codes.unsigned().ok_or(Garbage)?;
         if code == NEW {
-            let value = self.values.next()?;
+            let value = self.values.next().ok_or(Garbage)?;
             self.known.push(value);
-            return Some(Some(value));
+            return Ok(Some(value));
         }
         let Some(index) = code.checked_sub(KNOWN) else {
-            return Some(None);
+            return Ok(None);
         };
-        let index = usize::try_from(index).ok()?;
-        self.known.get(index).map(|value| Some(*value))
+        let value = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.known.get(index));
+        value.map(|value| Some(*value)).ok_or(Garbage)
     }
 }
 

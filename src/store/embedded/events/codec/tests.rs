@@ -146,9 +146,9 @@ fn rates() {
             raw += decoded.size();
             found += decoded.events().unwrap().flatten().count();
         }
-        sums[2] += clock.now().mono - done;
-        sums[1] += done - built;
-        sums[0] += built - start;
+        sums[2] += clock.now().mono.saturating_sub(done);
+        sums[1] += done.saturating_sub(built);
+        sums[0] += built.saturating_sub(start);
         assert_eq!(found, made.len());
         events += made.len();
         bytes += blocks.iter().map(|block| block.data.len()).sum::<usize>();

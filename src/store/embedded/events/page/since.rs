@@ -69,6 +69,9 @@ pub(super) fn since_with(
 /// An event that was found, and whether it is meant.
 type Seen = (Found<u64>, bool);
 
+/// An arrival, and where its event is if it is meant.
+type Passed = (u64, Option<Found<u64>>);
+
 struct Walk<'q, 'r> {
     db: &'q Connection,
     filter: &'q EventFilter,
@@ -86,8 +89,8 @@ struct Walk<'q, 'r> {
 }
 
 impl Walk<'_, '_> {
-    /// The first event that arrived at `next` or later: its arrival, and where it is if it is meant.
-    fn next(&mut self, mut next: u64) -> Result<Option<(u64, Option<Found<u64>>)>, Fault> {
+    /// The first event that arrived at `next` or later.
+    fn next(&mut self, mut next: u64) -> Result<Option<Passed>, Fault> {
         loop {
             let first = self.pending.peek().map(|Reverse((found, _))| found.key);
             if first == Some(next) {

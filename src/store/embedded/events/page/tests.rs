@@ -1,9 +1,12 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::samples::{Blocks, any_event, event, time};
+use super::super::pack;
+use super::super::samples::{Blocks, any_event, event, time, typical};
 use super::since::since_with;
 use super::*;
+use crate::clock::Clock;
+use crate::model::time::Timestamp;
 
 /// So little that its bounds are met often.
 const LITTLE: Work = Work {
@@ -224,12 +227,9 @@ proptest! {
 /// Blocks of one event each, all at the same time.
 fn same_time(count: usize) -> Blocks {
     let mut blocks = Blocks::new();
-    let tx = blocks.db.unchecked_transaction().unwrap();
-    std::mem::forget(tx);
     for number in 0..count {
         blocks.append(&[event("t", number, 5)]);
     }
-    blocks.db.execute_batch("COMMIT").unwrap();
     blocks
 }
 
@@ -336,7 +336,7 @@ fn a_filter_that_finds_little_ends_at_the_bound_and_goes_on_behind_it() {
     let (first, _) = part(&blocks.db, &query, work).unwrap();
     assert!(first.events.is_empty());
     let next = first.next.unwrap();
-    assert!(next.time < event("t", 0, 6).time && next.time >= event("t", 0, 5).time);
+    assert!(next >= place(&blocks.model[5]) && next < place(&blocks.model[6]));
     let mut pages = 1;
     let found = all_pages(&mut blocks, query, work, |_| pages += 1);
     assert!(found.is_empty());
@@ -420,5 +420,86 @@ fn damage_is_told_with_the_name_of_the_block() {
             panic!("{fault:?}");
         };
         assert!(sentence.contains("block 1 of events"), "{sentence}");
+    }
+}
+
+/// Run with `--release`, on a calm machine.
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn figures() {
+    for spread in [0, 86_400_000_000_i64] {
+        let mut blocks = Blocks::new();
+        let mut random = fastrand::Rng::with_seed(5);
+        blocks.db.execute_batch("BEGIN").unwrap();
+        for seed in 0..200 {
+            let mut events = typical(5000, seed);
+            for event in &mut events {
+                let late = if spread > 0 { random.i64(0..spread) } else { 0 };
+                let micros = event.time.micros.as_micros();
+                let shift = i64::try_from(seed).unwrap() * 5_000_000;
+                event.time.micros = Timestamp::from_micros(micros + shift + late);
+            }
+            blocks.append(&events);
+            blocks.model.clear();
+        }
+        blocks.db.execute_batch("COMMIT").unwrap();
+        report(&blocks, spread, "as written");
+        let clock = Clock::system();
+        let start = clock.now().mono;
+        let mut planner = pack::Planner::default();
+        let (mut merges, mut gone) = (0, 0);
+        blocks.db.execute_batch("BEGIN").unwrap();
+        while let Some(ids) = planner.plan(&blocks.db, Sequence(u64::MAX)).unwrap() {
+            merges += 1;
+            gone += ids.len();
+            blocks.merge(&ids);
+        }
+        blocks.db.execute_batch("COMMIT").unwrap();
+        let took = clock.now().mono.saturating_sub(start);
+        println!("packed {gone} blocks in {merges} merges, {took:?}");
+        report(&blocks, spread, "packed");
+    }
+}
+
+fn report(blocks: &Blocks, spread: i64, state: &str) {
+    let clock = Clock::system();
+    let mut events = 0;
+    let start = clock.now().mono;
+    each_after(&blocks.db, Sequence(0), |_, _| events += 1).unwrap();
+    let stream = clock.now().mono.saturating_sub(start);
+    let start = clock.now().mono;
+    let looked = since(&blocks.db, Sequence(500_000), &EventFilter::default(), 1000).unwrap();
+    let tail = clock.now().mono.saturating_sub(start);
+    assert_eq!(looked.1, Sequence(501_000));
+    let (low, high): (i64, i64) = blocks
+        .db
+        .query_row(
+            "SELECT min(first_time), max(last_time) FROM block",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .unwrap();
+    for order in [Order::Ascending, Order::Descending] {
+        let mut random = fastrand::Rng::with_seed(9);
+        let mut times: Vec<_> = (0..200)
+            .map(|_| {
+                let mut query = query(order, 100);
+                query.after = Some(Place {
+                    time: event("t", 0, random.i64(low..high)).time,
+                    sequence: Sequence(1),
+                });
+                let start = clock.now().mono;
+                page(&blocks.db, &query).unwrap();
+                clock.now().mono.saturating_sub(start)
+            })
+            .collect();
+        times.sort();
+        println!(
+            "spread {spread} us, {state}, {} blocks, {order:?}: page p50 {:?}, p99 {:?}; \
+             since {tail:?}; all {events} in {stream:?}",
+            blocks.ids().len(),
+            times[100],
+            times[198],
+        );
     }
 }
