@@ -74,12 +74,15 @@ impl Filter {
         let Some(Block(words)) = self.blocks.get(self.block_of(identity)) else {
             return true;
         };
-        // Without a branch for each word: the processor then looks at several blocks at once.
-        let missing = words
-            .iter()
-            .zip(masks(identity))
-            .fold(0, |missing, (word, mask)| missing | (!word & mask));
-        missing == 0
+        let masks = masks(identity);
+        let missing = |words: &[u64], masks: &[u64]| {
+            let pairs = words.iter().zip(masks);
+            pairs.fold(0, |missing, (word, mask)| missing | (!word & mask)) != 0
+        };
+        // By halves: the first sends most away, and one branch is cheaper than four.
+        let (words, more_words) = words.split_at(4);
+        let (masks, more_masks) = masks.split_at(4);
+        !missing(words, masks) && !missing(more_words, more_masks)
     }
 
     /// Its bytes in memory and on disk.

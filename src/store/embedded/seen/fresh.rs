@@ -201,3 +201,45 @@ impl Fresh {
         self.shards.iter().map(|shard| bytes(&shard.lock())).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{entries, identity};
+    use super::*;
+
+    #[test]
+    fn what_is_frozen_is_published_before_anybody_can_miss_it() {
+        let fresh = Fresh::new(100);
+        let all = entries(0..500);
+        fresh.commit(&all);
+        let mut published = Vec::new();
+        fresh.freeze(|maps| {
+            assert!(fresh.shards.iter().all(Mutex::is_locked));
+            published = maps;
+        });
+        assert_eq!(fresh.count(), 0);
+        assert_eq!(published.iter().map(Map::len).sum::<usize>(), 500);
+        let mut last = 0;
+        for map in published {
+            let lowest = map.keys().min().copied().unwrap();
+            assert!(last <= lowest, "the maps are in order");
+            last = map.keys().max().copied().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_pending_stays_when_a_generation_leaves() {
+        let fresh = Fresh::new(100);
+        let tickets = super::super::tickets::Tickets::default();
+        let (mine, other) = (tickets.begin(), tickets.begin());
+        let wanted = entries(0..50);
+        let mut claims = vec![Claim::New; 50];
+        assert_eq!(fresh.reserve(mine, &wanted, &mut claims).len(), 50);
+        fresh.freeze(|maps| assert!(maps.iter().all(Map::is_empty)));
+        assert!(fresh.reserve(other, &wanted, &mut claims).is_empty());
+        assert_eq!(claims, vec![Claim::Pending(mine); 50]);
+        fresh.release(&wanted);
+        assert_eq!(fresh.reserve(other, &wanted, &mut claims).len(), 50);
+        assert_eq!(fresh.find(identity(1)), None);
+    }
+}

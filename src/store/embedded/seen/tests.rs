@@ -36,7 +36,7 @@ fn entry(n: u64) -> Entry {
     (identity(n), first)
 }
 
-fn entries(range: std::ops::Range<u64>) -> Vec<Entry> {
+pub(super) fn entries(range: std::ops::Range<u64>) -> Vec<Entry> {
     range.map(entry).collect()
 }
 

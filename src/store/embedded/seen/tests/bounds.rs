@@ -140,3 +140,22 @@ fn a_close_does_not_wait_for_a_disk_that_fails() {
     let (_, covers) = Seen::open(&dir, tiny()).unwrap();
     assert_eq!(covers, 0, "nothing is claimed that was not written");
 }
+
+#[test]
+fn attempts_that_fail_at_the_manifest_leave_no_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut index = ByHand::open(dir.path(), tiny());
+    let blocked = dir.path().join(manifest::NEW_NAME);
+    fs::create_dir(&blocked).unwrap();
+    index.seen.recover(&entries(0..100), 100);
+    for _ in 0..3 {
+        let end = index.background.catch_up(usize::MAX);
+        assert!(matches!(end, Err(Halt::Failed(_))), "{end:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(index.shared().snapshot().frozen.len(), 1);
+    }
+    fs::remove_dir(&blocked).unwrap();
+    index.background.catch_up(usize::MAX).unwrap();
+    assert_eq!(index.background.manifest.covers, 100);
+    assert_eq!(index.seen.stats().identities, 100);
+}

@@ -28,7 +28,7 @@ fn spent() -> Duration {
 
 /// Fills up to `target` identities from many threads, one of five asked for being a duplicate.
 fn fill(seen: &Seen, next: &AtomicU64, committed: &AtomicU64, target: u64) {
-    let (commits, tickets) = sync_channel::<(Ticket, u64)>(2 * THREADS);
+    let (commits, tickets) = sync_channel::<Ticket>(2 * THREADS);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let commits = commits.clone();
@@ -47,17 +47,15 @@ fn fill(seen: &Seen, next: &AtomicU64, committed: &AtomicU64, target: u64) {
                         .chain((fresh..CALL).map(|_| entry(random.u64(..known))))
                         .collect();
                     let held = seen.reserve(&wanted).unwrap();
-                    let new = held.claims.iter().filter(|c| **c == Claim::New).count() as u64;
-                    assert!(new >= fresh && (start < 100_000 || new == fresh));
-                    commits.send((held.ticket, fresh)).unwrap();
+                    assert_eq!(held.claims.len() as u64, CALL);
+                    commits.send(held.ticket).unwrap();
                 }
             });
         }
         drop(commits);
-        for (ticket, fresh) in tickets {
-            let last = committed.load(Ordering::Relaxed) + fresh;
+        for ticket in tickets {
+            let last = committed.load(Ordering::Relaxed) + ticket.reserved.len() as u64;
             seen.committed(ticket, last);
-            // What other threads may have in hand is never asked for as a duplicate.
             committed.store(last, Ordering::Relaxed);
         }
     });
@@ -78,6 +76,8 @@ fn twenty_million() {
         let took = clock.now().mono.saturating_sub(start);
         let cpu = spent().saturating_sub(cpu);
         let checks = (committed.load(Ordering::Relaxed) - before) as f64 * 1.25;
+        // A duplicate may be asked for before the call that brings it; one of the two is told.
+        assert_eq!(committed.load(Ordering::Relaxed), target * 1_000_000);
         let stats = seen.stats();
         println!(
             "{target:>5} M | {:>8.0} | {:>8.0} | {:>7} | {:>4} | {}",

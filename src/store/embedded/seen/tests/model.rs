@@ -176,7 +176,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn is_a_map(ops in prop::collection::vec(op(), 1..120), filter_limit in 0..2_000_u64) {
