@@ -1,7 +1,6 @@
 //! Every answer with a status of 400 or more: RFC 9457 problem details.
 
 mod catch;
-mod offence;
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -13,10 +12,9 @@ use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 use serde::Serialize;
 
-pub(super) use offence::{Offence, Offences, shown};
-
 use super::request_id::{HEADER, RequestId};
 use crate::jobs::SubmitError;
+pub(super) use crate::model::offence::{Offence, Offences, shown};
 use crate::store::StoreError;
 
 /// The media type of a problem (RFC 9457).
@@ -171,6 +169,24 @@ impl Problem {
     pub(super) fn closing(mut self) -> Self {
         self.0.close = true;
         self
+    }
+
+    /// Text that is no JSON: 400.
+    pub(super) fn malformed(reason: &str) -> Self {
+        Self::new(
+            Code::MalformedJson,
+            format!("The body is not one JSON value in UTF-8: {reason}."),
+        )
+    }
+
+    /// JSON with bad values: 422.
+    pub(super) fn invalid(offences: Offences) -> Self {
+        let count = offences.count().unwrap_or_default();
+        let detail = match offences.listed() {
+            [one] => format!("A value is not valid: it {}.", one.detail()),
+            _ => format!("{count} values are not valid; errors says which."),
+        };
+        Self::new(Code::InvalidValue, detail).with_offences(offences)
     }
 
     /// One bad query parameter: 422.
