@@ -1,5 +1,7 @@
 //! Events: what others push is accepted once, kept, and read back.
 
+pub mod parse;
+
 use crate::clock::Clock;
 use crate::store::Store;
 use crate::telemetry::Metrics;
