@@ -243,6 +243,25 @@ impl From<StoreError> for Problem {
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
+            SubmitError::TooLarge {
+                queue,
+                limit,
+                batch_size,
+            } => {
+                let ids = limit.saturating_mul(batch_size.into());
+                let mut offences = Offences::default();
+                offences.add(&["ids"], "too_many_items", || {
+                    format!("may have {ids} ids in this queue")
+                });
+                Self::new(
+                    Code::TooManyItems,
+                    format!(
+                        "Queue {queue:?} takes at most {limit} waiting batches of {batch_size} ids, so a \
+                         submission to it may have {ids} ids. Send it in smaller parts."
+                    ),
+                )
+                .with_offences(offences)
+            }
             SubmitError::QueueFull {
                 queue,
                 waiting,
@@ -364,6 +383,12 @@ mod tests {
             retry_after: Duration::from_millis(1),
         };
         assert_eq!(row(&full.into()), (429, "queue_full", true));
+        let large = SubmitError::TooLarge {
+            queue: "mail".to_owned(),
+            limit: u64::MAX,
+            batch_size: 3,
+        };
+        assert_eq!(row(&large.into()), (422, "too_many_items", false));
         let reused = SubmitError::KeyReused.into();
         assert_eq!(row(&reused), (422, "idempotency_key_reused", false));
         let in_flight = SubmitError::KeyInFlight.into();
