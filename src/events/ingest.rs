@@ -17,6 +17,7 @@ use crate::model::event::{Event, Receipt};
 use crate::model::offence::Offences;
 use crate::model::time::Timestamp;
 use crate::store::{NewLetter, Prepared, Store, StoreError};
+use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Failure;
 
 /// Bodies up to this many bytes are prepared where they are read: that takes less time than
@@ -97,6 +98,7 @@ impl Events {
         let began = self.clock.now();
         let step = Step {
             store: self.store.clone(),
+            metrics: self.metrics.clone(),
             request,
             with_receipts,
             now: began.wall,
@@ -232,6 +234,7 @@ impl Gate {
 /// The part that takes time of a core, ready to run on any thread.
 struct Step {
     store: Store,
+    metrics: Metrics,
     request: Request,
     with_receipts: bool,
     now: Timestamp,
@@ -259,8 +262,15 @@ impl Step {
             errors: serde_json::to_string(refused.offences.listed()).unwrap_or_default(),
             body: refused.body.to_owned(),
         });
+        let prepared = self
+            .store
+            .prepare(&parsed.events, letters.collect())
+            .inspect_err(|_| {
+                let events = parsed.events.len() as u64;
+                self.metrics.events_failed(Failure::Unavailable, events);
+            })?;
         Ok(Ready {
-            prepared: self.store.prepare(&parsed.events, letters.collect())?,
+            prepared,
             tally: Tally::of(&parsed.events),
             single: parsed.single,
             rejected: parsed.refused.len() as u64,

@@ -296,7 +296,11 @@ impl From<SubmitError> for Problem {
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
         match error {
-            IngestError::Refused(Refusal::Malformed(reason)) => Self::malformed(&reason),
+            // Lines, too: those are more than one value.
+            IngestError::Refused(Refusal::Malformed(reason)) => Self::new(
+                Code::MalformedJson,
+                format!("The body is not JSON in UTF-8: {reason}."),
+            ),
             IngestError::Refused(Refusal::Invalid(offences)) => Self::invalid(offences),
             IngestError::Refused(Refusal::TooMany {
                 count,
@@ -441,6 +445,8 @@ mod tests {
             assert_eq!(row(&problem), (503, "unavailable", true));
             assert!(!problem.0.detail.contains("secret"));
         }
+        let busy = IngestError::Busy.into();
+        assert_eq!(row(&busy), (429, "queue_full", true));
         let damaged = StoreError::Damaged("page 7 of /secret/path".to_owned()).into();
         assert_eq!(row(&damaged), (500, "internal", false));
         assert!(!damaged.0.detail.contains("secret"));

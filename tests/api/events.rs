@@ -407,6 +407,22 @@ async fn metrics_count_events() {
 }
 
 #[tokio::test]
+async fn a_store_that_takes_no_writes_says_when_to_come_back() {
+    let server = Server::start().await;
+    let grace = std::time::Duration::from_secs(10);
+    server.state.jobs.stop(grace, 6 * grace).await;
+    let large: Vec<Value> = (0..1_000).map(|n| event(&n.to_string())).collect();
+    for body in [event("1").to_string(), json!(large).to_string()] {
+        let answer = server.post("/events", body).await;
+        answer.assert_problem(503, "unavailable");
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    }
+    let text = server.get("/metrics").await.text();
+    let line = r#"events_failed_total{reason="unavailable"} 1001"#;
+    assert!(text.lines().any(|it| it == line), "{text}");
+}
+
+#[tokio::test]
 async fn erased_events_are_gone_and_their_identities_are_spent() {
     let server = Server::start().await;
     let events = [("1", "a", "u"), ("2", "a", "v"), ("3", "b", "u")].map(|(id, tenant, user)| {

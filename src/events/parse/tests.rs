@@ -440,6 +440,58 @@ fn a_hundred_offences_are_listed_and_all_are_counted() {
     assert_eq!(offences.count(), Some(150));
 }
 
+#[test]
+fn the_careful_way_takes_all_that_the_fast_way_takes() {
+    let event = |id: &str| {
+        format!(
+            r#"{{"event_id":"{id}","timestamp":"{TIME}","topic":"t","source":"s","payload":{{"a":[1,"\u00fc"]}},"x":null,"event_type":"c","user_id":"u"}}"#
+        )
+    };
+    let cloud = format!(
+        r#"{{"specversion":"1.0","id":"1","source":"s","type":"t","time":"{TIME}","data":{{"a":1}}}}"#
+    );
+    let list = format!("[{},{}]", event("1"), event("2"));
+    let bodies = [
+        (Format::Json, event("1")),
+        (Format::Json, list.clone()),
+        (Format::Json, format!(r#"{{"events":{list}}}"#)),
+        (Format::Ndjson, format!("{}\n{}\n", event("1"), event("2"))),
+        (Format::CloudEvent, cloud.clone()),
+        (Format::CloudEvents, format!("[{cloud}]")),
+    ];
+    let parts = [
+        "\"", "\\", "{", "}", "[", "]", ",", ":", " ", "\n", "null", "1", "events", "event_id",
+        "\\ud800", "time", "\"a\":1,",
+    ];
+    let mut rng = fastrand::Rng::with_seed(11);
+    let (mut taken, mut refused) = (0, 0);
+    for round in 0..30_000 {
+        let (format, body) = &bodies[rng.usize(..bodies.len())];
+        let mut body = body.clone();
+        for _ in 0..rng.usize(0..3) {
+            let from = body.floor_char_boundary(rng.usize(..body.len()));
+            let to = body.ceil_char_boundary((from + rng.usize(0..12)).min(body.len()));
+            body.replace_range(from..to, parts[rng.usize(..parts.len())]);
+        }
+        let routes = [Route::Events, Route::Bulk, Route::Publish, Route::Again];
+        let mut request = request(*format, routes[rng.usize(..4)]);
+        request.partial = rng.bool();
+        let fast = fast::parse(&body, &request);
+        let careful = careful::parse(&body, &request);
+        match &fast {
+            Some(_) => {
+                taken += 1;
+                assert_eq!(careful.ok(), fast, "round {round}: {body}");
+            }
+            None => refused += 1,
+        }
+    }
+    assert!(
+        taken > 1000 && refused > 1000,
+        "{taken} taken, {refused} refused"
+    );
+}
+
 /// Prints how fast good events are parsed, and how fast bad ones.
 #[test]
 #[ignore = "a figure, for a release build on a calm machine"]

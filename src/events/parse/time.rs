@@ -1,11 +1,17 @@
 //! RFC 3339 by hand: a general parser takes longer than all the rest of an event.
 
+use std::ops::RangeInclusive;
+
 use crate::model::event::EventTime;
 use crate::model::time::Timestamp;
 
 /// The first and the last second that can be shown as RFC 3339 in UTC: the year 0, and where the
 /// dates of the `jiff` library end.
-const RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_207_199;
+const RANGE: RangeInclusive<i64> = -62_167_219_200..=253_402_207_199;
+
+/// The same in microseconds: no event's time is outside of it.
+pub const MICROS: RangeInclusive<i64> =
+    *RANGE.start() * 1_000_000..=*RANGE.end() * 1_000_000 + 999_999;
 
 /// Parses RFC 3339, to the nanosecond (further digits are cut). A time without an offset is UTC.
 /// A leap second is taken as the second before it.

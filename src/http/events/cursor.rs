@@ -2,8 +2,12 @@
 
 use std::fmt::Write as _;
 
+use crate::events::parse::time::MICROS;
 use crate::model::event::{EventTime, Order, Place, Sequence};
 use crate::model::time::Timestamp;
+
+/// No store counts further.
+const MAX_SEQUENCE: u64 = u64::MAX >> 1;
 
 /// Writes a cursor: time, arrival and order as 38 hexadecimal digits.
 pub(super) fn write(place: Place, order: Order) -> String {
@@ -20,7 +24,8 @@ pub(super) fn write(place: Place, order: Order) -> String {
     text
 }
 
-/// Reads one; `None` if it is none of ours.
+/// Reads one; `None` if it is none of ours. Whatever a client made up, it is a place where an event
+/// may stand.
 pub(super) fn read(text: &str) -> Option<(Place, Order)> {
     if text.len() != 38 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
@@ -31,15 +36,16 @@ pub(super) fn read(text: &str) -> Option<(Place, Order)> {
         1 => Order::Descending,
         _ => return None,
     };
+    let micros = number(0, 16)?.cast_signed();
     let nanos = u16::try_from(number(16, 20)?).ok()?;
+    let sequence = number(20, 36)?;
+    let legal = MICROS.contains(&micros) && nanos < 1000 && sequence <= MAX_SEQUENCE;
+    let micros = Timestamp::from_micros(micros);
     let place = Place {
-        time: EventTime {
-            micros: Timestamp::from_micros(number(0, 16)?.cast_signed()),
-            nanos,
-        },
-        sequence: Sequence(number(20, 36)?),
+        time: EventTime { micros, nanos },
+        sequence: Sequence(sequence),
     };
-    (nanos < 1000).then_some((place, order))
+    legal.then_some((place, order))
 }
 
 #[cfg(test)]
@@ -51,7 +57,7 @@ mod tests {
         for (micros, nanos, sequence, order) in [
             (0, 0, 0, Order::Ascending),
             (-62_167_219_200_000_000, 999, 7, Order::Descending),
-            (i64::MAX, 1, u64::MAX, Order::Ascending),
+            (*MICROS.end(), 1, MAX_SEQUENCE, Order::Ascending),
         ] {
             let place = Place {
                 time: EventTime {
@@ -78,6 +84,15 @@ mod tests {
             &good.replace("0000000000000001", "+000000000000001"),
         ] {
             assert_eq!(read(bad), None, "{bad}");
+        }
+        for (micros, nanos, sequence) in [
+            (i64::MAX, 0, 1),
+            (i64::MIN, 0, 1),
+            (0, 1000, 1),
+            (0, 0, MAX_SEQUENCE + 1),
+        ] {
+            let bad = format!("{micros:016x}{nanos:04x}{sequence:016x}00");
+            assert_eq!(read(&bad), None, "{bad}");
         }
         let last = |order: &str| format!("{}{order}", &good[..36]);
         assert_eq!(read(&last("02")), None);
