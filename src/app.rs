@@ -9,7 +9,6 @@ use thiserror::Error;
 
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::events::Events;
 use crate::http::{self, HttpState};
 use crate::jobs::{Jobs, JobsSettings};
 use crate::store::{OpenError, StoreSettings};
@@ -47,12 +46,12 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         queues: settings.queues,
         keep_ended: settings.keep_ended,
         retention: settings.retention,
+        events: settings.events,
     };
     tracing::info!("opening the store in {}", store.dir.display());
     let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
-    let store = jobs.store().clone();
-    let events = Events::new(store, clock.clone(), metrics.clone(), settings.events);
-    let state = HttpState::new(jobs.clone(), events, metrics, clock, settings.max_body);
+    let keeper = tokio::spawn(jobs.events().clone().keep_house());
+    let state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
             let config = rocket.config();
@@ -73,6 +72,7 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         Err(error) => Err(AppError::Server(sentence(&error, &place))),
     };
     tracing::info!("stopping: batches that run may end");
+    keeper.abort();
     jobs.stop(GRACE, STOP).await;
     served
 }

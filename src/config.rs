@@ -221,7 +221,7 @@ impl Settings {
 }
 
 fn events(section: &Section<'_>) -> Result<EventsSettings, ConfigError> {
-    section.allow(&["max_batch", "max_bulk", "max_publish"])?;
+    section.allow(&["max_batch", "max_bulk", "max_publish", "retention"])?;
     let default = EventsSettings::default();
     let most = |key, default: usize| -> Result<usize, ConfigError> {
         Ok(section.integer(key, 1..=1_000_000)?.unwrap_or(default))
@@ -230,7 +230,20 @@ fn events(section: &Section<'_>) -> Result<EventsSettings, ConfigError> {
         max_batch: most("max_batch", default.max_batch)?,
         max_bulk: most("max_bulk", default.max_bulk)?,
         max_publish: most("max_publish", default.max_publish)?,
+        retention: retention(&section.section("retention")?)?,
     })
+}
+
+/// Tenants, and how long their events stay.
+fn retention(section: &Section<'_>) -> Result<BTreeMap<String, Duration>, ConfigError> {
+    let range = Duration::from_secs(60)..=Duration::from_hours(24 * 36_500);
+    let mut retention = BTreeMap::new();
+    for tenant in section.keys() {
+        if let Some(age) = section.duration(tenant, range.clone())? {
+            retention.insert(tenant.to_owned(), age);
+        }
+    }
+    Ok(retention)
 }
 
 /// Rocket itself ignores keys that it doesn't know, and reports bad values over many lines.

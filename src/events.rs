@@ -1,5 +1,6 @@
 //! Events: what others push is accepted once, kept, and read back.
 
+mod housekeeping;
 mod ingest;
 pub mod json;
 pub mod parse;
@@ -38,5 +39,10 @@ impl Events {
             settings,
             gate: Arc::default(),
         }
+    }
+
+    /// Merges small blocks and erases old events, until the store is closed.
+    pub async fn keep_house(self) {
+        housekeeping::run(self.store, self.clock, self.settings.retention).await;
     }
 }

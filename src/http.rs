@@ -88,22 +88,16 @@ impl HttpLimits {
 impl HttpState {
     /// With the default bounds and bodies of at most `max_body` bytes.
     #[must_use]
-    pub fn new(jobs: Jobs, events: Events, metrics: Metrics, clock: Clock, max_body: u64) -> Self {
-        Self::with_limits(jobs, events, metrics, clock, HttpLimits::new(max_body))
+    pub fn new(jobs: Jobs, metrics: Metrics, clock: Clock, max_body: u64) -> Self {
+        Self::with_limits(jobs, metrics, clock, HttpLimits::new(max_body))
     }
 
     /// With bounds of the caller's own.
     #[must_use]
-    pub fn with_limits(
-        jobs: Jobs,
-        events: Events,
-        metrics: Metrics,
-        clock: Clock,
-        limits: HttpLimits,
-    ) -> Self {
+    pub fn with_limits(jobs: Jobs, metrics: Metrics, clock: Clock, limits: HttpLimits) -> Self {
         Self {
+            events: jobs.events().clone(),
             jobs,
-            events,
             metrics,
             clock,
             limits,

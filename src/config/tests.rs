@@ -347,6 +347,11 @@ fn the_bounds_of_events_can_be_set() {
         "events.max_bulk (set by TOLLGATE_EVENTS__MAX_BULK): \"0\" is not allowed; \
          allowed: a whole number from 1 to 1000000"
     );
+    let settings = load("[default.tollgate.events.retention]\nacme = \"90d\"", &[]);
+    let retention = settings.unwrap().events.retention;
+    assert_eq!(retention["acme"], Duration::from_hours(90 * 24));
+    let error = load("[default.tollgate.events.retention]\nacme = \"1s\"", &[]).unwrap_err();
+    assert!(error.starts_with("events.retention.acme"), "{error}");
     let error = load("[default.tollgate.events]\nbulk = 2", &[]).unwrap_err();
     assert!(error.starts_with("events.bulk"), "{error}");
 }

@@ -47,8 +47,8 @@ pub(super) async fn keep(
     work: &Work,
     results: &[IdResult],
     last: bool,
+    at: Timestamp,
 ) {
-    let at = clock.now().wall;
     let all: Vec<Event<'static>> = results
         .iter()
         .filter_map(|result| event(work, result, last, at))

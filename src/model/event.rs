@@ -1,7 +1,9 @@
 //! Events: what others push, and what the jobs' work results in.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -17,7 +19,7 @@ pub const MAX_PAYLOAD: usize = 64 * 1024;
 pub const DEFAULT_TENANT: &str = "default";
 
 /// The bounds of what is accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventsSettings {
     /// The most events of a `POST /events`.
     pub max_batch: usize,
@@ -25,6 +27,8 @@ pub struct EventsSettings {
     pub max_bulk: usize,
     /// The most events of a `POST /publish`.
     pub max_publish: usize,
+    /// How long the events of these tenants stay after their time; those of all others stay for ever.
+    pub retention: BTreeMap<String, Duration>,
 }
 
 impl Default for EventsSettings {
@@ -33,6 +37,7 @@ impl Default for EventsSettings {
             max_batch: 1_000,
             max_bulk: 5_000,
             max_publish: 10_000,
+            retention: BTreeMap::new(),
         }
     }
 }

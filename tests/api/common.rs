@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tollgate::clock::Clock;
-use tollgate::events::{Events, EventsSettings};
+use tollgate::events::EventsSettings;
 use tollgate::http::{self, HttpLimits, HttpState};
 use tollgate::jobs::{Jobs, JobsSettings};
 use tollgate::model::queue::{ProcessorSettings, QueueName, QueueSettings, SimulateSettings};
@@ -196,6 +196,7 @@ async fn state(dir: &Path, limits: HttpLimits) -> HttpState {
         queues: queues.into(),
         keep_ended: Duration::from_hours(1),
         retention: Duration::from_hours(24),
+        events: EventsSettings::default(),
     };
     let store = StoreSettings {
         dir: dir.to_owned(),
@@ -205,13 +206,7 @@ async fn state(dir: &Path, limits: HttpLimits) -> HttpState {
     let jobs = Jobs::open(settings, &store, clock.clone(), metrics.clone())
         .await
         .unwrap();
-    let events = Events::new(
-        jobs.store().clone(),
-        clock.clone(),
-        metrics.clone(),
-        EventsSettings::default(),
-    );
-    HttpState::with_limits(jobs, events, metrics, clock, limits)
+    HttpState::with_limits(jobs, metrics, clock, limits)
 }
 
 /// One answer, read to its end.
