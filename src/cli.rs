@@ -3,8 +3,10 @@
 //! Exit codes: 0 done, 1 the operation failed, 2 wrong usage.
 
 mod client;
+mod csv;
 mod follow;
 mod ids;
+mod import;
 mod output;
 mod serve;
 mod status;
@@ -36,6 +38,8 @@ enum Command {
     Submit(submit::SubmitArgs),
     /// Show how far an ingestion is
     Status(status::StatusArgs),
+    /// Read events from a CSV or NDJSON file into a server or a data directory
+    Import(import::ImportArgs),
 }
 
 /// Which server a client command talks to, and how it prints.
@@ -50,7 +54,7 @@ struct ClientArgs {
     /// Print the server's JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// With --follow: how long to keep trying a server that went away
+    /// How long to keep trying a server that went away or is too busy (submit, status: with --follow)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     retry_for: std::time::Duration,
 }
@@ -91,6 +95,7 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Submit(args)) => blocking(submit::run(args)),
         Some(Command::Status(args)) => blocking(status::run(args)),
+        Some(Command::Import(args)) => blocking(import::run(args)),
     };
     match done {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
