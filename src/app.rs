@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rocket::error::ErrorKind;
 use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
 use thiserror::Error;
@@ -13,9 +14,13 @@ use crate::jobs::{Jobs, JobsSettings};
 use crate::store::{OpenError, StoreSettings};
 use crate::telemetry::Metrics;
 
-/// How long batches that run may take to end after a signal; the rest of the ten seconds that the
-/// contract gives is for the server before and the store after.
+/// How long batches that run may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long that and the closing of the store may take together. The contract gives ten seconds in
+/// all: the server takes up to four before (`grace`, `mercy`, and a second of Rocket's own), and
+/// threads that hang up to half a second after.
+const STOP: Duration = Duration::from_secs(4);
 
 /// Why the service did not start, or stopped with an error.
 #[derive(Debug, Error)]
@@ -56,23 +61,28 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         .map(|config| format!("{} port {}", config.address, config.port))
         .unwrap_or_default();
     let served = http::rocket(figment, state).attach(banner).launch().await;
+    let served = match served {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::Shutdown(_, None)) => {
+            tracing::warn!("requests that had not ended were cut off");
+            Ok(())
+        }
+        Err(error) => Err(AppError::Server(sentence(&error, &place))),
+    };
     tracing::info!("stopping: batches that run may end");
-    jobs.stop(GRACE).await;
+    jobs.stop(GRACE, STOP).await;
     served
-        .map(|_| ())
-        .map_err(|error| AppError::Server(sentence(&error, &place)))
 }
 
 /// Rocket's error prints itself in colours when dropped; one line is enough.
 fn sentence(error: &rocket::Error, place: &str) -> String {
-    use rocket::error::ErrorKind;
     match error.kind() {
         ErrorKind::Bind(error) => {
             let elsewhere = "--port and --address choose another place";
             format!("{place} can't be listened on: {error}; {elsewhere}")
         }
         ErrorKind::Io(error) => format!("the server failed: {error}"),
-        ErrorKind::Shutdown(..) => "the server did not stop in time".to_owned(),
+        ErrorKind::Shutdown(_, Some(error)) => format!("the server failed while stopping: {error}"),
         other => format!("the server did not start: {other}"),
     }
 }

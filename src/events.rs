@@ -1,29 +1,16 @@
 //! Events: what others push is accepted once, kept, and read back.
 
+mod ingest;
+pub mod json;
+pub mod parse;
+
+use std::sync::Arc;
+
 use crate::clock::Clock;
+pub use crate::model::event::EventsSettings;
 use crate::store::Store;
 use crate::telemetry::Metrics;
-
-/// The bounds of what is accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EventsSettings {
-    /// The most events of a `POST /events`.
-    pub max_batch: usize,
-    /// The most events of a `POST /events/bulk`.
-    pub max_bulk: usize,
-    /// The most events of a `POST /publish`.
-    pub max_publish: usize,
-}
-
-impl Default for EventsSettings {
-    fn default() -> Self {
-        Self {
-            max_batch: 1_000,
-            max_bulk: 5_000,
-            max_publish: 10_000,
-        }
-    }
-}
+pub use ingest::{EventReceipt, IngestError, Ingested, Outcome};
 
 /// The handle to all events. Cheap to clone.
 #[derive(Clone)]
@@ -36,4 +23,20 @@ pub struct Events {
     pub metrics: Metrics,
     /// The bounds.
     pub settings: EventsSettings,
+    /// Lets in few large bodies at a time.
+    gate: Arc<ingest::Gate>,
+}
+
+impl Events {
+    /// Into and out of `store`.
+    #[must_use]
+    pub fn new(store: Store, clock: Clock, metrics: Metrics, settings: EventsSettings) -> Self {
+        Self {
+            store,
+            clock,
+            metrics,
+            settings,
+            gate: Arc::default(),
+        }
+    }
 }

@@ -188,8 +188,9 @@ impl Jobs {
     }
 
     /// Starts no more batches, waits until those that run have ended or `grace` is over (they are
-    /// then started again after the next start), and closes the store.
-    pub async fn stop(&self, grace: Duration) {
+    /// then started again after the next start), and closes the store. All of it takes no longer
+    /// than `limit`, also on a disk that hangs: what was acknowledged is on it already.
+    pub async fn stop(&self, grace: Duration, limit: Duration) {
         self.0.stopping.send_replace(true);
         let tasks = std::mem::take(&mut *self.0.tasks.lock());
         let all = async {
@@ -197,8 +198,15 @@ impl Jobs {
                 let _ = task.await;
             }
         };
-        let _ = tokio::time::timeout(grace, all).await;
-        self.0.store.close().await;
+        let stopped = async {
+            let _ = tokio::time::timeout(grace, all).await;
+            self.0.store.close().await;
+        };
+        if tokio::time::timeout(limit, stopped).await.is_err() {
+            tracing::warn!(
+                "the disk does not answer: stopped without closing the store; nothing that was acknowledged is lost"
+            );
+        }
     }
 
     /// Whether every scheduler runs.

@@ -8,6 +8,8 @@ pub mod change;
 pub mod event;
 pub mod id;
 pub mod ingestion;
+pub mod json;
+pub mod offence;
 pub mod priority;
 pub mod queue;
 pub mod time;

@@ -50,7 +50,8 @@ pub struct KeptAnswer {
 }
 
 /// The embedded store. Cheap to clone; all clones write through one thread. When the last one is
-/// dropped, what waits is committed and the directory is let go of.
+/// dropped, what waits is committed and the directory is let go of; a drop waits ten seconds for
+/// that at most.
 #[derive(Clone)]
 pub struct Store(Arc<Embedded>);
 
@@ -182,7 +183,8 @@ impl Store {
     }
 
     /// Commits what waits, refuses what comes later, folds the log into the database, and ends the
-    /// writer thread.
+    /// writer thread. As long as the disk takes: the bound is the caller's. Who gives up loses
+    /// nothing that was acknowledged, only the folding.
     pub async fn close(&self) {
         self.0.close().await;
     }

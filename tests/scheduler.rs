@@ -150,7 +150,7 @@ async fn a_restart_inside_an_interval_waits_for_the_rest_of_it() {
     let begin = clock_now(&clock);
     // Stopped in the middle of its run: the batch is started again.
     clock.advance(Duration::from_millis(100));
-    jobs.stop(Duration::ZERO).await;
+    jobs.stop(Duration::ZERO, 60 * SECOND).await;
     drop(jobs);
 
     clock.advance(SECOND);
@@ -190,6 +190,20 @@ async fn a_restart_inside_an_interval_waits_for_the_rest_of_it() {
     );
 }
 
+/// Submits some urgent ids with what few submissions carry, and lets time pass until they have ended.
+async fn run_with(jobs: &Jobs, clock: &ManualClock, ids: i64, extras: Extras) -> IngestionId {
+    let submission = Submission {
+        extras: Some(Box::new(extras)),
+        ..submission(jobs, ids, Priority::High)
+    };
+    let id = jobs.submit(submission).await.unwrap();
+    advance_until(clock, Duration::from_millis(20), async || {
+        view(jobs, id).await.ended_at.is_some()
+    })
+    .await;
+    id
+}
+
 #[tokio::test]
 async fn an_ended_ingestion_leaves_memory_then_the_disk_and_reads_the_same_until_then() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), noon());
@@ -198,15 +212,7 @@ async fn an_ended_ingestion_leaves_memory_then_the_disk_and_reads_the_same_until
         metadata: Some("{\"a\": 1}".into()),
         ..Extras::default()
     };
-    let with_extras = Submission {
-        extras: Some(Box::new(extras)),
-        ..submission(&jobs, 4, Priority::High)
-    };
-    let id = jobs.submit(with_extras).await.unwrap();
-    advance_until(&clock, Duration::from_millis(50), async || {
-        view(&jobs, id).await.ended_at.is_some()
-    })
-    .await;
+    let id = run_with(&jobs, &clock, 4, extras).await;
     let in_memory = view(&jobs, id).await;
     assert!(in_memory.outlook.is_none());
     advance_until(&clock, SECOND, async || jobs.recent(10).is_empty()).await;
@@ -228,15 +234,7 @@ async fn a_deadline_expires_what_has_not_started_and_spares_what_runs() {
         deadline: Some(clock_now(&clock).plus(3 * SECOND)),
         ..Extras::default()
     };
-    let dated = Submission {
-        extras: Some(Box::new(extras)),
-        ..submission(&jobs, 7, Priority::High)
-    };
-    let id = jobs.submit(dated).await.unwrap();
-    advance_until(&clock, Duration::from_millis(20), async || {
-        view(&jobs, id).await.ended_at.is_some()
-    })
-    .await;
+    let id = run_with(&jobs, &clock, 7, extras).await;
     let expected = [
         BatchStatus::Completed,
         BatchStatus::Expired,
@@ -363,7 +361,7 @@ async fn a_queue_with_unfinished_work_must_stay_configured() {
         ..submission(&jobs, 9, Priority::Low)
     };
     let id = jobs.submit(to_mail).await.unwrap();
-    jobs.stop(Duration::ZERO).await;
+    jobs.stop(Duration::ZERO, 60 * SECOND).await;
     drop(jobs);
     let refused = try_open(dir.path(), &clock, settings(&["default"]))
         .await
@@ -428,7 +426,7 @@ async fn a_graceful_stop_lets_a_running_batch_end() {
         .unwrap();
     let stopping = tokio::spawn({
         let jobs = jobs.clone();
-        async move { jobs.stop(60 * SECOND).await }
+        async move { jobs.stop(60 * SECOND, 120 * SECOND).await }
     });
     until(async || {
         clock.advance(Duration::from_millis(10));

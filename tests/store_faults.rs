@@ -1,4 +1,4 @@
-//! The real binary on a disk that fails: a sync that fails, and no space left. The disk is made to
+//! The real binary on a disk that fails: a sync that fails or hangs, and no space left. The disk is made to
 //! fail by a small library that is preloaded into the server (`tests/faults/shim.c`).
 #![cfg(target_os = "linux")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
@@ -53,6 +53,10 @@ impl Disk {
 
     fn syncs_fail(&self) {
         self.set("sync");
+    }
+
+    fn syncs_hang(&self) {
+        self.set("hang");
     }
 
     fn is_full(&self) {
@@ -137,6 +141,41 @@ fn after_a_failed_sync_nothing_is_written_until_a_restart() {
     assert_eq!(ids_of(&mut client, &kept), ids);
     wait_until_completed(&mut client, &kept);
     let later = accepted(&mut client, &[103]);
+    wait_until_completed(&mut client, &later);
+}
+
+#[test]
+fn a_sync_that_hangs_does_not_keep_it_from_stopping() {
+    let home = tempfile::tempdir().unwrap();
+    let (disk, setup) = Disk::behind(Setup::fast(home.path()), home.path());
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    // Two hundred slots of work: the queue is in the middle of it.
+    let ids: Vec<i64> = (1..=600).collect();
+    let kept = accepted(&mut client, &ids);
+
+    disk.syncs_hang();
+    // One client waits for an answer that can't come. Whatever it gets, it is no 200.
+    let waiting = std::thread::spawn({
+        let mut client = server.connect().unwrap();
+        move || client.post_json("/ingest", r#"{"ids": [1], "priority": "LOW"}"#)
+    });
+    let (status, log) = server.terminate();
+    assert!(status.success(), "stopped with {status}:\n{log}");
+    assert!(log.contains("the disk does not answer"), "{log}");
+    let unanswered = waiting.join().unwrap();
+    assert!(
+        unanswered
+            .as_ref()
+            .map_or(true, |reply| reply.status == 503),
+        "{unanswered:?}"
+    );
+
+    disk.works();
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    assert_eq!(ids_of(&mut client, &kept), ids);
+    let later = accepted(&mut client, &[2]);
     wait_until_completed(&mut client, &later);
 }
 

@@ -1,14 +1,18 @@
 //! Starts the real binary over a temporary directory.
 
+#[path = "../../tests/support/command.rs"]
+mod command;
+
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use self::command::{free_port, serve};
 use super::client::get_once;
 
 /// How a server is started; the directory lives as long as the last of its servers.
@@ -47,33 +51,11 @@ impl Setup {
 
     /// Starts it and measures the time until `path` answers 200.
     pub(crate) fn start_until(&self, path: &str) -> (Server, Duration) {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
+        let port = free_port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let log = fs::File::create(self.home.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        // What is set for the benchmark itself is no setting of the server.
-        for (key, _) in std::env::vars_os() {
-            let name = key.to_string_lossy();
-            if name.starts_with("TOLLGATE_") || name.starts_with("ROCKET_") {
-                command.env_remove(&key);
-            }
-        }
+        let mut command = serve(self.home.path(), port, self.env.iter().cloned());
         let started = Instant::now();
-        let child = command
-            .arg("serve")
-            .current_dir(self.home.path())
-            .env("ROCKET_ADDRESS", "127.0.0.1")
-            .env("ROCKET_PORT", port.to_string())
-            .env("TOLLGATE_DATA_DIR", self.home.path().join("data"))
-            .envs(self.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = command.spawn().unwrap();
         let mut server = Server {
             child,
             address,

@@ -21,7 +21,7 @@ that comes with the source), or in the environment, which wins, and options win 
 While it runs: /dashboard to watch and submit, /docs for the API. Ctrl-C stops it gracefully.";
 
 /// How long threads that still run at the end are waited for.
-const STRAGGLERS: Duration = Duration::from_secs(1);
+const STRAGGLERS: Duration = Duration::from_millis(500);
 
 /// The options of `serve`; each wins over the environment and the file.
 #[derive(Debug, Default, Args)]

@@ -43,6 +43,7 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(settings.keep_ended, Duration::from_hours(1));
     assert_eq!(settings.retention, Duration::from_hours(30 * 24));
     assert_eq!(settings.max_body, 16 << 20);
+    assert_eq!(settings.events, EventsSettings::default());
     assert_eq!(settings.log, LogFormat::Text);
     assert_eq!(settings.log_level, Level::INFO);
     assert_eq!(settings.queues.len(), 1);
@@ -330,4 +331,22 @@ fn at_most_a_thousand_queues() {
     );
     let error = load(&file(1_001), &[]).unwrap_err();
     assert!(error.contains("at most 1000 queues are allowed"), "{error}");
+}
+
+#[test]
+fn the_bounds_of_events_can_be_set() {
+    let settings = load(
+        "[default.tollgate.events]\nmax_batch = 2",
+        &[("TOLLGATE_EVENTS__MAX_PUBLISH", "1000000")],
+    );
+    let events = settings.unwrap().events;
+    assert_eq!((events.max_batch, events.max_publish), (2, 1_000_000));
+    let error = load("", &[("TOLLGATE_EVENTS__MAX_BULK", "0")]).unwrap_err();
+    assert_eq!(
+        error,
+        "events.max_bulk (set by TOLLGATE_EVENTS__MAX_BULK): \"0\" is not allowed; \
+         allowed: a whole number from 1 to 1000000"
+    );
+    let error = load("[default.tollgate.events]\nbulk = 2", &[]).unwrap_err();
+    assert!(error.starts_with("events.bulk"), "{error}");
 }

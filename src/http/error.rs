@@ -1,7 +1,6 @@
 //! Every answer with a status of 400 or more: RFC 9457 problem details.
 
 mod catch;
-mod offence;
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -13,10 +12,9 @@ use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 use serde::Serialize;
 
-pub(super) use offence::{Offence, Offences, shown};
-
 use super::request_id::{HEADER, RequestId};
 use crate::jobs::SubmitError;
+pub(super) use crate::model::offence::{Offence, Offences, shown};
 use crate::store::StoreError;
 
 /// The media type of a problem (RFC 9457).
@@ -173,6 +171,24 @@ impl Problem {
         self
     }
 
+    /// Text that is no JSON: 400.
+    pub(super) fn malformed(reason: &str) -> Self {
+        Self::new(
+            Code::MalformedJson,
+            format!("The body is not one JSON value in UTF-8: {reason}."),
+        )
+    }
+
+    /// JSON with bad values: 422.
+    pub(super) fn invalid(offences: Offences) -> Self {
+        let count = offences.count().unwrap_or_default();
+        let detail = match offences.listed() {
+            [one] => format!("A value is not valid: it {}.", one.detail()),
+            _ => format!("{count} values are not valid; errors says which."),
+        };
+        Self::new(Code::InvalidValue, detail).with_offences(offences)
+    }
+
     /// One bad query parameter: 422.
     pub(super) fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
         let offence = Offence::in_parameter(name, detail.into());
@@ -227,6 +243,25 @@ impl From<StoreError> for Problem {
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
+            SubmitError::TooLarge {
+                queue,
+                limit,
+                batch_size,
+            } => {
+                let ids = limit.saturating_mul(batch_size.into());
+                let mut offences = Offences::default();
+                offences.add(&["ids"], "too_many_items", || {
+                    format!("may have {ids} ids in this queue")
+                });
+                Self::new(
+                    Code::TooManyItems,
+                    format!(
+                        "Queue {queue:?} takes at most {limit} waiting batches of {batch_size} ids, so a \
+                         submission to it may have {ids} ids. Send it in smaller parts."
+                    ),
+                )
+                .with_offences(offences)
+            }
             SubmitError::QueueFull {
                 queue,
                 waiting,
@@ -348,6 +383,12 @@ mod tests {
             retry_after: Duration::from_millis(1),
         };
         assert_eq!(row(&full.into()), (429, "queue_full", true));
+        let large = SubmitError::TooLarge {
+            queue: "mail".to_owned(),
+            limit: u64::MAX,
+            batch_size: 3,
+        };
+        assert_eq!(row(&large.into()), (422, "too_many_items", false));
         let reused = SubmitError::KeyReused.into();
         assert_eq!(row(&reused), (422, "idempotency_key_reused", false));
         let in_flight = SubmitError::KeyInFlight.into();

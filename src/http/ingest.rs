@@ -83,7 +83,7 @@ pub(super) struct IngestAnswer {
         (status = 409, description = "`idempotency_key_in_flight`: a request with this key is being answered."),
         (status = 413, description = "`body_too_large`: the body has more bytes than allowed (16 MiB unless set)."),
         (status = 415, description = "`unsupported_media_type`: only `application/json` is taken."),
-        (status = 422, description = "`invalid_value`, `too_many_items` or `idempotency_key_reused`: JSON, and no submission; or a key that was used with another body."),
+        (status = 422, description = "`invalid_value`, `too_many_items` or `idempotency_key_reused`: JSON, and no submission; more ids than one request or all waiting batches of the queue may have; or a key that was used with another body."),
         (status = 429, description = "`queue_full`: the queue holds as many waiting batches as it may."),
         (status = 503, description = "`unavailable`: the store takes no writes now."),
     )

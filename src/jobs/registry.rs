@@ -55,7 +55,7 @@ pub(crate) struct Queue {
     backoff: BTreeSet<(Timestamp, Arrival, BatchIndex, u32)>,
     /// Ingestions with waiting batches and a deadline, the nearest in front.
     deadlines: BTreeSet<(Timestamp, Arrival, u32)>,
-    /// Ended ingestions that are still in memory, in the order of their ends.
+    /// Ended ingestions that are still in memory and were told of, in the order of their ends.
     ended: VecDeque<(Timestamp, IngestionId)>,
 }
 
@@ -209,7 +209,17 @@ impl Registry {
         released
     }
 
-    /// Forgets ingestions that ended before `cutoff`, at most `limit`; returns how many.
+    /// The end of an ingestion is in the log and on its way to its callback: from now on it may
+    /// leave memory. Whoever ends one calls this, or it stays.
+    pub(crate) fn told(&mut self, key: IngestionRef, at: Timestamp) {
+        let queue = self.get(key.id).map(|ingestion| ingestion.queue);
+        if let Some(Ok(queue)) = queue.map(|queue| self.queue_mut(queue)) {
+            queue.ended.push_back((at, key.id));
+        }
+    }
+
+    /// Forgets ingestions that ended before `cutoff` and were told of, at most `limit`; returns how
+    /// many.
     pub(crate) fn evict(&mut self, cutoff: Timestamp, limit: usize) -> usize {
         let mut evicted = 0;
         for queue in self.queues.iter_mut().flatten() {
@@ -438,7 +448,6 @@ impl Registry {
         };
         let queue = queue_mut(&mut self.queues, entry.ingestion.queue)?;
         queue.ingestions = queue.ingestions.saturating_sub(1);
-        queue.ended.push_back((at, key.id));
         Ok(())
     }
 
@@ -498,5 +507,42 @@ fn unknown(key: IngestionRef) -> Misfit {
 fn forget_deadline(queue: &mut Queue, ingestion: &Ingestion, slot: u32) {
     if let Some(deadline) = ingestion.deadline() {
         queue.deadlines.remove(&(deadline, ingestion.arrival, slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_end_stays_in_memory_until_it_was_told() {
+        let mut registry = Registry::default();
+        let queue = QueueId(0);
+        registry.queue_configured(queue, QueueName::former(), None);
+        registry.go_live();
+        let ingestion = Ingestion {
+            id: IngestionId::new(Uuid::from_u128(1)),
+            arrival: Arrival(1),
+            created_at: Timestamp::EPOCH,
+            ids: [1].into(),
+            extras: None,
+            runs: None,
+            queue,
+            batch_size: NonZeroU16::MIN,
+            priority: Priority::Low,
+        };
+        let (key, at) = (ingestion.key(), Timestamp::EPOCH);
+        let late = Timestamp::from_micros(1);
+        registry.submitted(ingestion).unwrap();
+        registry.ingestion_ended(key, at).unwrap();
+        assert_eq!(registry.evict(late, 9), 0);
+        assert!(registry.get(key.id).is_some());
+        registry.told(key, at);
+        assert_eq!(registry.evict(late, 9), 1);
+        assert!(registry.get(key.id).is_none());
     }
 }

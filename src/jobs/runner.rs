@@ -56,6 +56,11 @@ impl Refusals {
         news
     }
 
+    /// Whether no later commit can succeed either.
+    fn are_final(&self) -> bool {
+        matches!(self.0, Some(StoreError::Closed | StoreError::Failed(_)))
+    }
+
     /// A commit succeeded: whether the one before it did not.
     fn are_over(&mut self) -> bool {
         self.0.take().is_some()
@@ -87,6 +92,10 @@ impl Runner {
             // Nobody left to say so is as good as having been told.
             let stopping = *self.stopping.borrow() || self.stopping.has_changed().is_err();
             if stopping && finished.is_empty() && running == 0 {
+                return;
+            }
+            // What the store takes no more is started again after the next start.
+            if stopping && self.refusals.are_final() {
                 return;
             }
             let until = if stopping && finished.is_empty() {
@@ -143,7 +152,11 @@ impl Runner {
                 true
             }
             Err(error) => {
-                if self.refusals.is_news(&error) {
+                let news = self.refusals.is_news(&error);
+                if error == StoreError::Closed {
+                    return false;
+                }
+                if news {
                     tracing::warn!(queue = %self.name, "could not record what happened, trying again: {error}");
                 }
                 self.clock.sleep(STORE_PAUSE).await;
@@ -216,7 +229,10 @@ impl Runner {
                 Change::RestEnded {
                     ingestion, status, ..
                 } => self.tell_of_rest(*ingestion, *status),
-                Change::IngestionEnded { ingestion, at } => self.tell_of_end(*ingestion, *at),
+                Change::IngestionEnded { ingestion, at } => {
+                    self.tell_of_end(*ingestion, *at);
+                    self.live.registry.write().told(*ingestion, *at);
+                }
                 _ => {}
             }
         }
@@ -330,5 +346,20 @@ mod tests {
         assert!(refusals.are_over());
         assert!(!refusals.are_over());
         assert!(refusals.is_news(&StoreError::Full));
+    }
+
+    #[test]
+    fn only_a_store_that_is_over_ends_the_retries() {
+        let mut refusals = Refusals::default();
+        assert!(!refusals.are_final());
+        for (error, over) in [
+            (StoreError::Full, false),
+            (StoreError::Busy, false),
+            (StoreError::Failed("sync".to_owned()), true),
+            (StoreError::Closed, true),
+        ] {
+            refusals.is_news(&error);
+            assert_eq!(refusals.are_final(), over, "{error}");
+        }
     }
 }

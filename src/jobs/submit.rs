@@ -53,6 +53,16 @@ pub struct Idempotency {
 /// Why a submission was refused. Nothing of it is kept.
 #[derive(Debug, Error)]
 pub enum SubmitError {
+    /// It alone has more batches than may wait in its queue: it can never be taken.
+    #[error("queue {queue:?} takes at most {limit} waiting batches of {batch_size} ids")]
+    TooLarge {
+        /// Which queue.
+        queue: String,
+        /// How many batches may wait.
+        limit: u64,
+        /// The most ids in one of them.
+        batch_size: u16,
+    },
     /// The queue holds as many waiting batches as it may.
     #[error("queue {queue:?} holds {waiting} waiting batches and takes at most {limit}")]
     QueueFull {
@@ -140,7 +150,14 @@ impl Jobs {
         handle: &'a QueueHandle,
         batches: u64,
     ) -> Result<Reservation<'a>, SubmitError> {
-        let limit = handle.settings.max_waiting;
+        let (limit, batch_size) = (handle.settings.max_waiting, handle.settings.batch_size);
+        if batches > limit {
+            return Err(SubmitError::TooLarge {
+                queue: self.name_of(queue).to_owned(),
+                limit,
+                batch_size: batch_size.get(),
+            });
+        }
         // Reserved first: two that race for the last room may both be refused, never both let in.
         let reserved = handle.reserved.fetch_add(batches, Ordering::AcqRel) + batches;
         let reservation = Reservation {
@@ -181,13 +198,15 @@ impl Jobs {
         }
     }
 
-    fn tell_accepted(&self, id: IngestionId, queue: QueueId, priority: Priority, batches: u64) {
-        let name = self
-            .0
-            .queues
-            .iter()
+    fn name_of(&self, queue: QueueId) -> &str {
+        let mut queues = self.0.queues.iter();
+        queues
             .find(|(_, known)| **known == queue)
-            .map_or("", |(name, _)| name.as_str());
+            .map_or("", |(name, _)| name.as_str())
+    }
+
+    fn tell_accepted(&self, id: IngestionId, queue: QueueId, priority: Priority, batches: u64) {
+        let name = self.name_of(queue);
         self.0.metrics.submitted(name, priority);
         match self.0.accepted.count(self.0.clock.now().mono) {
             Some(0) => {

@@ -16,6 +16,27 @@ pub const MAX_PAYLOAD: usize = 64 * 1024;
 /// The tenant of an event that names none.
 pub const DEFAULT_TENANT: &str = "default";
 
+/// The bounds of what is accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EventsSettings {
+    /// The most events of a `POST /events`.
+    pub max_batch: usize,
+    /// The most events of a `POST /events/bulk`.
+    pub max_bulk: usize,
+    /// The most events of a `POST /publish`.
+    pub max_publish: usize,
+}
+
+impl Default for EventsSettings {
+    fn default() -> Self {
+        Self {
+            max_batch: 1_000,
+            max_bulk: 5_000,
+            max_publish: 10_000,
+        }
+    }
+}
+
 /// When an event occurred, to the nanosecond.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct EventTime {

@@ -30,11 +30,13 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -67,6 +69,8 @@ struct Limits {
     waiting: usize,
     group: GroupLimits,
     log: LogLimits,
+    /// How long a store that is dropped without having been closed waits for its writer.
+    leave: Duration,
 }
 
 impl Default for Limits {
@@ -76,6 +80,7 @@ impl Default for Limits {
             waiting: 256 * 1024 * 1024,
             group: GroupLimits::default(),
             log: LogLimits::default(),
+            leave: Duration::from_secs(10),
         }
     }
 }
@@ -87,7 +92,15 @@ pub(super) struct Embedded {
     readers: Arc<Readers>,
     /// Gone once the store is closing.
     sender: Mutex<Option<SyncSender<Message>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Gone once nobody has to wait for it in a drop.
+    writer: Mutex<Option<WriterThread>>,
+}
+
+/// The thread of the writer, for those who wait for its end: a join has no bound.
+struct WriterThread {
+    id: ThreadId,
+    /// Nothing is ever said here; the other end is gone when the thread is done.
+    alive: mpsc::Receiver<Infallible>,
 }
 
 impl Embedded {
@@ -126,16 +139,21 @@ impl Embedded {
             lock,
         };
         let (sender, messages) = sync_channel(limits.queue);
-        let thread = std::thread::Builder::new()
+        let (ends, alive) = mpsc::channel();
+        let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(messages))
+            .spawn(move || {
+                let _ends = ends;
+                writer.run(messages);
+            })
             .map_err(refuse)?;
+        let id = thread.thread().id();
         Ok(Self {
             limits,
             shared,
             readers: Readers::new(path),
             sender: Mutex::new(Some(sender)),
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(Some(WriterThread { id, alive })),
         })
     }
 
@@ -191,6 +209,8 @@ impl Embedded {
 
     pub(super) async fn close(&self) {
         self.sender.lock().take();
+        // Who gives up waiting here doesn't want to wait again in a drop.
+        self.writer.lock().take();
         self.readers.close();
         self.shared.wait_ended().await;
     }
@@ -227,14 +247,16 @@ impl Embedded {
     }
 }
 
-/// Waits for the writer, so that the directory can be opened again at once.
+/// Waits for the writer, so that the directory can be opened again at once; not for ever, because a
+/// disk that hangs holds it.
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.sender.get_mut().take();
         if let Some(writer) = self.writer.get_mut().take()
-            && writer.thread().id() != std::thread::current().id()
+            && writer.id != thread::current().id()
+            && writer.alive.recv_timeout(self.limits.leave) == Err(RecvTimeoutError::Timeout)
         {
-            let _ = writer.join();
+            tracing::warn!("the disk does not answer: the store was left without closing it");
         }
     }
 }

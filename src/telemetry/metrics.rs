@@ -5,6 +5,7 @@
 //! those past the bound are counted as `other`.
 
 mod bounded;
+mod events;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 use self::bounded::Bounded;
+use self::events::EventMetrics;
+pub use self::events::Failure;
 use crate::model::batch::BatchStatus;
 use crate::model::priority::Priority;
 
@@ -68,6 +71,7 @@ struct Inner {
     wait: Histogram,
     run: Histogram,
     delay: Histogram,
+    events: EventMetrics,
 }
 
 /// Families keep what was counted; the handles below are found faster.
@@ -133,6 +137,18 @@ struct MethodEndpoint {
     endpoint: Arc<str>,
 }
 
+/// Adds a metric to those that are told. The encoder adds `_total` to the name of a counter, and a
+/// full stop to each help text.
+fn register<M: Metric + Clone>(all: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    all.register(name, help, metric.clone());
+    metric
+}
+
+/// The same for one that starts empty.
+fn add<M: Metric + Clone + Default>(all: &mut Registry, name: &str, help: &str) -> M {
+    register(all, name, help, M::default())
+}
+
 impl Metrics {
     /// The media type of [`Metrics::encode`].
     pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -140,67 +156,43 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
-        let families = Families {
-            submitted: Family::default(),
-            started: Family::default(),
-            finished: Family::default(),
-            waiting: Family::default(),
-            requests: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
-        };
-        let wait = Histogram::new(WAIT_BUCKETS);
-        let run = Histogram::new(RUN_BUCKETS);
-        let delay = Histogram::new(DELAY_BUCKETS);
         let mut registry = Registry::default();
-        // The encoder adds `_total` to the name of a counter, and a full stop to each help text.
-        let all = &families;
-        registry.register(
-            "ingestions_submitted",
-            "Ingestions accepted",
-            all.submitted.clone(),
-        );
-        registry.register(
-            "batches_started",
-            "Batches started, retries included",
-            all.started.clone(),
-        );
-        registry.register(
-            "batches_finished",
-            "Batches that ended, by how",
-            all.finished.clone(),
-        );
-        registry.register(
-            "batches_waiting",
-            "Batches that wait for a slot",
-            all.waiting.clone(),
-        );
-        registry.register(
+        let all = &mut registry;
+        let families = Families {
+            submitted: add(all, "ingestions_submitted", "Ingestions accepted"),
+            started: add(all, "batches_started", "Batches started, retries included"),
+            finished: add(all, "batches_finished", "Batches that ended, by how"),
+            waiting: add(all, "batches_waiting", "Batches that wait for a slot"),
+            requests: add(all, "api_requests", "HTTP requests answered"),
+            durations: register(
+                all,
+                "api_request_duration_seconds",
+                "Time from a request's arrival to its answer",
+                Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
+            ),
+        };
+        let wait = register(
+            all,
             "batch_wait_seconds",
             "Time from a batch's submission to its first start",
-            wait.clone(),
+            Histogram::new(WAIT_BUCKETS),
         );
-        registry.register(
+        let run = register(
+            all,
             "batch_run_seconds",
             "Time from a batch's start to its end",
-            run.clone(),
+            Histogram::new(RUN_BUCKETS),
         );
-        registry.register(
+        let delay = register(
+            all,
             "dispatch_delay_seconds",
             "Time from the opening of a slot to the start of its batch",
-            delay.clone(),
+            Histogram::new(DELAY_BUCKETS),
         );
-        registry.register(
-            "api_requests",
-            "HTTP requests answered",
-            all.requests.clone(),
-        );
-        registry.register(
-            "api_request_duration_seconds",
-            "Time from a request's arrival to its answer",
-            all.durations.clone(),
-        );
+        let events = EventMetrics::new(&mut registry);
         Self(Arc::new(Inner {
             registry,
+            events,
             queues: Bounded::new(MAX_QUEUES),
             endpoints: Bounded::new(MAX_ENDPOINTS),
             families,

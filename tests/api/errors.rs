@@ -252,15 +252,36 @@ async fn a_body_may_have_the_limit_and_no_byte_more() {
 #[tokio::test]
 async fn a_full_queue_says_when_to_come_back() {
     let server = Server::start().await;
-    let ids: Vec<i64> = (0..30).collect();
-    let body = serde_json::json!({"ids": ids, "priority": "LOW", "queue": "full"});
-    let answer = server.ingest(body.to_string()).await;
+    let body = r#"{"ids": [1, 2, 3], "priority": "LOW", "queue": "full"}"#;
+    // The first one starts at once, the second one waits.
+    for _ in 0..2 {
+        assert_eq!(server.ingest(body).await.status, 200);
+    }
+    let answer = server.ingest(body).await;
     answer.assert_problem(429, "queue_full");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
     let policy = answer.header("ratelimit-policy");
     assert!(policy.starts_with("\"waiting-batches\";q="), "{policy}");
     let limit = answer.header("ratelimit");
     assert!(limit.starts_with("\"waiting-batches\";r=0;t="), "{limit}");
+}
+
+#[tokio::test]
+async fn a_submission_that_no_queue_of_its_size_could_hold_is_not_told_to_come_back() {
+    let server = Server::start().await;
+    let answer = server
+        .ingest(r#"{"ids": [1, 2, 3, 4], "priority": "LOW", "queue": "full"}"#)
+        .await;
+    let problem = answer.assert_problem(422, "too_many_items");
+    assert!(!answer.headers.contains_key("retry-after"));
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("at most 1 waiting batches of 3 ids"),
+        "{detail}"
+    );
+    assert_eq!(problem["errors"][0]["pointer"], "/ids");
+    let at_the_bound = r#"{"ids": [1, 2, 3], "priority": "LOW", "queue": "full"}"#;
+    assert_eq!(server.ingest(at_the_bound).await.status, 200);
 }
 
 #[tokio::test]
@@ -327,7 +348,8 @@ async fn parameters_are_checked() {
 async fn a_store_that_takes_no_writes_says_when_to_come_back() {
     let server = Server::start().await;
     let id = server.submit(1..=3).await;
-    server.state.jobs.stop(Duration::from_secs(10)).await;
+    let grace = Duration::from_secs(10);
+    server.state.jobs.stop(grace, 6 * grace).await;
     let answer = server.ingest(r#"{"ids":[1],"priority":"LOW"}"#).await;
     answer.assert_problem(503, "unavailable");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);

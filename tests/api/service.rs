@@ -26,7 +26,8 @@ async fn is_ready_while_everything_works() {
     assert_eq!(ready.json()["components"]["store"]["state"], "ok");
     assert_eq!(ready.json()["components"]["scheduler"]["state"], "ok");
 
-    server.state.jobs.stop(Duration::from_secs(10)).await;
+    let grace = Duration::from_secs(10);
+    server.state.jobs.stop(grace, 6 * grace).await;
     let stopped = server.get("/ready").await;
     stopped.assert_problem(503, "unavailable");
     assert_eq!(stopped.header("retry-after"), "1");

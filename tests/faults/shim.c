@@ -5,6 +5,7 @@
  *   DISK_FAULT_DIR    the directory, as an absolute path without symbolic links
  *   DISK_FAULT_FILE   read before each call; what it contains says what fails:
  *                         "sync"  fsync and fdatasync, with EIO
+ *                         "hang"  fsync and fdatasync do not return until it says something else
  *                         "full"  writes, and what makes files longer, with ENOSPC
  *                         neither, or no such file: nothing
  *
@@ -61,14 +62,23 @@ static int faulty(int fd, const char *fault)
         } \
     } while (0)
 
+/* Returns once no sync hangs. */
+static void wait_while_hanging(int fd)
+{
+    while (faulty(fd, "hang"))
+        usleep(10000);
+}
+
 int fsync(int fd)
 {
+    wait_while_hanging(fd);
     FAIL_IF(fd, "sync", EIO);
     return NEXT(fsync)(fd);
 }
 
 int fdatasync(int fd)
 {
+    wait_while_hanging(fd);
     FAIL_IF(fd, "sync", EIO);
     return NEXT(fdatasync)(fd);
 }

@@ -1,14 +1,20 @@
 //! Starts, kills and stops the real binary.
 #![allow(dead_code, reason = "shared: each test uses its part")]
 
+#[path = "command.rs"]
+mod command;
+
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use self::command::{free_port, serve};
 use super::http::{Connection, Reply};
 
 /// Polls before giving up, and the pause between two: a minute in all.
@@ -71,29 +77,11 @@ impl Setup {
 
     fn spawn(&self) -> Server {
         let port = free_port();
-        let log = self.home.join("log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        // What is set for the tests themselves is no setting of the server.
-        for (key, _) in std::env::vars_os() {
-            let name = key.to_string_lossy();
-            if name.starts_with("TOLLGATE_") || name.starts_with("ROCKET_") {
-                command.env_remove(&key);
-            }
-        }
-        command
-            .arg("serve")
-            .current_dir(&self.home)
-            .env("ROCKET_ADDRESS", "127.0.0.1")
-            .env("ROCKET_PORT", port.to_string())
-            .env("TOLLGATE_DATA_DIR", self.data_dir())
-            .envs(self.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap());
+        let mut command = serve(&self.home, port, self.env.iter().cloned());
         Server {
             child: command.spawn().unwrap(),
             address: (Ipv4Addr::LOCALHOST, port).into(),
-            log,
+            log: self.home.join("log"),
         }
     }
 }
@@ -117,6 +105,13 @@ impl Server {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `SIGTERM`, and how it ended; panics after a minute without an end.
+    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = poll("the server stops", || self.child.try_wait().unwrap());
+        (status, self.log())
     }
 
     /// `SIGKILL`: nothing of the process runs after this.
@@ -144,12 +139,4 @@ pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(PAUSE);
     }
     panic!("not within a minute: {what}");
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .unwrap()
-        .port()
 }

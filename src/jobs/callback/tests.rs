@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::*;
@@ -131,27 +131,7 @@ async fn the_server_s_retry_after_is_waited_for() {
 
 #[tokio::test]
 async fn at_most_eight_are_sent_at_once() {
-    let (open, _) = watch::channel(false);
-    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&most);
-    let stub = Stub::start(move |_| {
-        let (open, now, most) = (open.clone(), Arc::clone(&now), Arc::clone(&counted));
-        async move {
-            let there = now.fetch_add(1, Ordering::SeqCst) + 1;
-            most.fetch_max(there, Ordering::SeqCst);
-            if there == MAX_CONCURRENT {
-                // The sender's turn: whatever more it would send arrives now.
-                for _ in 0..1_000 {
-                    tokio::task::yield_now().await;
-                }
-                open.send_replace(true);
-            }
-            open.subscribe().wait_for(|open| *open).await.unwrap();
-            now.fetch_sub(1, Ordering::SeqCst);
-            Answer::ok("")
-        }
-    })
-    .await;
+    let (stub, most) = Stub::holding(MAX_CONCURRENT).await;
     let callbacks = Callbacks::start(Clock::system());
     for number in 0..40 {
         callbacks.send(callback(&stub, number));

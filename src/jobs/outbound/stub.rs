@@ -3,10 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// One request as it came.
@@ -89,6 +91,32 @@ impl Stub {
             seen,
             _task: task,
         }
+    }
+
+    /// Answers nobody before `crowd` requests are there at once; counts the most that ever were.
+    pub(crate) async fn holding(crowd: usize) -> (Self, Arc<AtomicUsize>) {
+        let (open, _) = watch::channel(false);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&most);
+        let stub = Self::start(move |_| {
+            let (open, now, most) = (open.clone(), Arc::clone(&now), Arc::clone(&counted));
+            async move {
+                let there = now.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(there, Ordering::SeqCst);
+                if there == crowd {
+                    // The client's turn: whatever more it would send arrives now.
+                    for _ in 0..1_000 {
+                        tokio::task::yield_now().await;
+                    }
+                    open.send_replace(true);
+                }
+                open.subscribe().wait_for(|open| *open).await.unwrap();
+                now.fetch_sub(1, Ordering::SeqCst);
+                Answer::ok("")
+            }
+        })
+        .await;
+        (stub, most)
     }
 
     /// The requests so far, by their first lines.

@@ -160,6 +160,35 @@ async fn a_panic_in_apply_answers_everyone() {
 }
 
 #[tokio::test]
+async fn a_writer_that_hangs_keeps_nobody_for_ever() {
+    let limits = Limits {
+        leave: Duration::from_millis(10),
+        ..Limits::default()
+    };
+    for closing in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, said, release) = gated(dir.path(), limits);
+        let mut commit = Box::pin(store.commit(submission(1, 3)));
+        start(&mut commit).await;
+        assert_eq!(said.recv(), Ok(1));
+        drop(commit);
+        if closing {
+            let mut close = Box::pin(async {
+                store.close().await;
+                Ok(())
+            });
+            start(&mut close).await;
+        }
+        drop(store);
+        release.send(()).unwrap();
+        // It ends by itself when it can.
+        while lock(dir.path()).is_err() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_log_has_a_bound() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits {

@@ -1,8 +1,7 @@
 use std::process::Command;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Barrier, watch};
+use tokio::sync::Barrier;
 use uuid::Uuid;
 
 use super::*;
@@ -81,27 +80,7 @@ async fn the_ids_of_a_batch_are_requested_concurrently() {
 
 #[tokio::test]
 async fn no_more_than_the_bound_are_requested_at_once() {
-    let (open, _) = watch::channel(false);
-    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&most);
-    let stub = Stub::start(move |_| {
-        let (open, now, most) = (open.clone(), Arc::clone(&now), Arc::clone(&counted));
-        async move {
-            let there = now.fetch_add(1, Ordering::SeqCst) + 1;
-            most.fetch_max(there, Ordering::SeqCst);
-            if there == MAX_CONCURRENT {
-                // The client's turn: whatever more it would send arrives now.
-                for _ in 0..1_000 {
-                    tokio::task::yield_now().await;
-                }
-                open.send_replace(true);
-            }
-            open.subscribe().wait_for(|open| *open).await.unwrap();
-            now.fetch_sub(1, Ordering::SeqCst);
-            Answer::ok("")
-        }
-    })
-    .await;
+    let (stub, most) = Stub::holding(MAX_CONCURRENT).await;
     let due: Vec<_> = (0..200).map(|n| (n, i64::from(n))).collect();
     let results = run(of(&stub), due.clone()).await;
     assert!(results.iter().all(|it| it.result.is_ok()));
