@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::{RequestBuilder, Response, Url};
 use serde::Deserialize;
 
-use super::{ClientArgs, Failure};
+use super::{Failure, ServerArgs};
 use crate::clock::Clock;
 
 /// Where a server is when nothing says otherwise.
@@ -31,7 +31,8 @@ const MAX_ANSWER: usize = 256 << 20;
 /// The most single problems of a refused request that are shown.
 const MAX_SHOWN: usize = 10;
 
-/// One server.
+/// One server. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
@@ -87,7 +88,7 @@ pub(super) struct Offence {
 }
 
 impl Client {
-    pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
+    pub(super) fn new(args: &ServerArgs) -> Result<Self, Failure> {
         let server = match &args.server {
             Some(server) => server.clone(),
             None => std::env::var(SERVER_VARIABLE).unwrap_or_else(|_| DEFAULT_SERVER.to_owned()),
@@ -155,14 +156,18 @@ impl Client {
             .await
     }
 
-    /// A `GET`, sent again in the same way.
+    /// A `GET` with these parameters, sent again in the same way.
     pub(super) async fn get_again(
         &self,
         path: &str,
+        query: &[(&str, &str)],
         retry_for: Duration,
         clock: &Clock,
     ) -> Result<String, Refusal> {
-        self.again(retry_for, clock, || self.get(path)).await
+        let mut url = self.url(path)?;
+        url.query_pairs_mut().extend_pairs(query);
+        let get = || self.send(self.http.get(url.clone()));
+        self.again(retry_for, clock, get).await
     }
 
     async fn again<F: Future<Output = Result<String, Refusal>>>(

@@ -34,7 +34,7 @@ use self::progress::{Progress, per_second};
 use self::rejects::Rejects;
 use self::rows::{Format, Rows};
 use self::source::Source;
-use self::target::{Outcome, Server};
+use self::target::{Outcome, Target};
 use super::{ClientArgs, Failure, output};
 use crate::clock::Clock;
 
@@ -90,6 +90,9 @@ pub(super) struct ImportArgs {
     /// Requests in flight
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     connections: u32,
+    /// Straight into the data directory of a server that does not run
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    data_dir: Option<PathBuf>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -133,16 +136,16 @@ struct Checkpoints {
 /// Imports, says how it went, and fails unless all rows went in.
 pub(super) async fn run(args: ImportArgs) -> Result<(), Failure> {
     let clock = Clock::system();
-    let server = Arc::new(Server::new(&args.client, &clock)?);
     let standard_input = args.file == Path::new("-");
     if standard_input && args.resume {
         let text = "standard input can't be resumed: --resume needs a file";
         return Err(Failure::Usage(text.to_owned()));
     }
     let rejects = rejects_path(&args, standard_input)?;
+    let target = Target::new(args.data_dir.as_deref(), &args.client.server, &clock)?;
     let failed = |error: io::Error| Failure::Failed(format!("{}: {error}", args.file.display()));
     let (checkpoints, resumed) = if args.resume {
-        let subject = Subject::of(&args.file, &server.name()).map_err(failed)?;
+        let subject = Subject::of(&args.file, target.name()).map_err(failed)?;
         checkpoints(&args.file, subject)?
     } else {
         (None, None)
@@ -175,7 +178,9 @@ pub(super) async fn run(args: ImportArgs) -> Result<(), Failure> {
         clock,
         checkpoints,
     };
-    import.run(&args, rows, server).await
+    let done = import.run(&args, rows, target.clone()).await;
+    target.close().await;
+    done
 }
 
 fn rejects_path(args: &ImportArgs, standard_input: bool) -> Result<PathBuf, Failure> {
@@ -225,12 +230,7 @@ fn checkpoints(
 }
 
 impl Import {
-    async fn run(
-        mut self,
-        args: &ImportArgs,
-        rows: Rows,
-        server: Arc<Server>,
-    ) -> Result<(), Failure> {
+    async fn run(mut self, args: &ImportArgs, rows: Rows, target: Target) -> Result<(), Failure> {
         let (sender, receiver) = mpsc::channel(1);
         let (skip, batch) = (self.tally.rows, args.batch as usize);
         // It ends when the file does, or when nobody receives any more.
@@ -239,7 +239,7 @@ impl Import {
             .spawn(move || read(rows, skip, batch, &sender));
         let done = match reader {
             Ok(_) => {
-                self.send_all(receiver, args.connections as usize, server)
+                self.send_all(receiver, args.connections as usize, target)
                     .await
             }
             Err(error) => Err(Failure::Failed(format!(
@@ -267,7 +267,7 @@ impl Import {
         &mut self,
         mut batches: mpsc::Receiver<io::Result<Batch>>,
         connections: usize,
-        server: Arc<Server>,
+        target: Target,
     ) -> Result<(), Failure> {
         let permits = Arc::new(Semaphore::new(connections));
         let mut sent: VecDeque<JoinHandle<Result<Outcome, Failure>>> = VecDeque::new();
@@ -284,11 +284,11 @@ impl Import {
                 }
                 batch = batches.recv(), if more => match batch {
                     Some(Ok(batch)) => {
-                        let (server, permits) = (Arc::clone(&server), Arc::clone(&permits));
+                        let (target, permits) = (target.clone(), Arc::clone(&permits));
                         sent.push_back(tokio::spawn(async move {
                             // The semaphore is never closed.
                             let _permit = permits.acquire().await;
-                            server.send(batch).await
+                            target.send(batch).await
                         }));
                     }
                     Some(Err(error)) => read = Err(Failure::Failed(error.to_string())),

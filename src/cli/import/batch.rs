@@ -6,10 +6,20 @@ use std::mem;
 use super::rejects::Reject;
 use super::rows::Row;
 use crate::cli::client::Offence;
+use crate::events::parse::{self, Format, Refusal, Request, Route};
+use crate::model::event::Event;
 
 /// What the body begins with, and what ends it in place of the last comma.
 const HEAD: &[u8] = br#"{"events":["#;
 const TAIL: &[u8] = b"]}";
+
+/// What rows are held to where no server does it. Batches have a bound of their own.
+const RULES: Request = Request {
+    format: Format::Json,
+    route: Route::Bulk,
+    max: usize::MAX,
+    partial: true,
+};
 
 /// The most bytes of a batch, beyond its last row.
 const MAX_BYTES: usize = 3 << 20;
@@ -93,23 +103,57 @@ impl Batch {
         Some([events, TAIL].concat())
     }
 
-    /// Moves the rows that `offences` point at to the rejects; whether there is any.
-    pub(super) fn refuse(&mut self, offences: &[Offence]) -> bool {
-        let mut reasons: BTreeMap<usize, String> = BTreeMap::new();
-        for offence in offences {
-            let Some((index, place)) = pointed_at(&offence.pointer) else {
-                continue;
-            };
-            let reason = reasons.entry(index).or_default();
-            if !reason.is_empty() {
-                reason.push_str("; ");
+    /// Gives the events of `body`, which is this batch's, to `good` if no row breaks a rule; else
+    /// moves those that do to the rejects.
+    pub(super) fn check<T>(
+        &mut self,
+        body: &[u8],
+        good: impl FnOnce(&[Event<'_>]) -> T,
+    ) -> Option<T> {
+        let mut reasons = Reasons::default();
+        match parse::parse(body, &RULES) {
+            Ok(parsed) if parsed.refused.is_empty() => return Some(good(&parsed.events)),
+            Ok(parsed) => {
+                for refused in &parsed.refused {
+                    for offence in refused.offences.listed() {
+                        reasons.add(refused.index, offence.pointer(), offence.detail());
+                    }
+                }
             }
-            if !place.is_empty() {
-                reason.push_str(place);
-                reason.push_str(": ");
-            }
-            reason.push_str(&offence.detail);
+            Err(_) => self.read_one_by_one(&mut reasons),
         }
+        self.refuse(reasons);
+        None
+    }
+
+    /// Finds the rows that spoil the whole body for a reader: nested too deep, say.
+    fn read_one_by_one(&self, reasons: &mut Reasons) {
+        let mut start = HEAD.len();
+        for (index, span) in self.spans.iter().enumerate() {
+            let event = self.events.get(start..span.event - 1).unwrap_or_default();
+            start = span.event;
+            match parse::parse(&[HEAD, event, TAIL].concat(), &RULES) {
+                Ok(_) => {}
+                Err(Refusal::Malformed(why)) => reasons.add(index, "", &why),
+                Err(Refusal::Invalid(_) | Refusal::TooMany { .. }) => {
+                    reasons.add(index, "", "it is no event");
+                }
+            }
+        }
+    }
+
+    /// Moves the rows that `offences` point at to the rejects; whether there is any.
+    pub(super) fn refuse_offences(&mut self, offences: &[Offence]) -> bool {
+        let mut reasons = Reasons::default();
+        for offence in offences {
+            if let Some((index, place)) = pointed_at(&offence.pointer) {
+                reasons.add(index, place, &offence.detail);
+            }
+        }
+        self.refuse(reasons)
+    }
+
+    fn refuse(&mut self, Reasons(mut reasons): Reasons) -> bool {
         let before = mem::take(self);
         self.rejects = before.rejects;
         let (mut event, mut raw) = (HEAD.len(), 0);
@@ -132,6 +176,25 @@ impl Batch {
             }
         }
         found
+    }
+}
+
+/// Why rows are refused, by their number in the batch.
+#[derive(Default)]
+struct Reasons(BTreeMap<usize, String>);
+
+impl Reasons {
+    fn add(&mut self, index: usize, place: &str, detail: &str) {
+        let reason = self.0.entry(index).or_default();
+        if !reason.is_empty() {
+            reason.push_str("; ");
+        }
+        let place = place.trim_start_matches('/');
+        if !place.is_empty() {
+            reason.push_str(place);
+            reason.push_str(": ");
+        }
+        reason.push_str(detail);
     }
 }
 
@@ -178,7 +241,7 @@ mod tests {
     fn what_is_pointed_at_leaves_with_its_line_and_reasons() {
         let mut batch = batch(4);
         assert_eq!(body(&batch).unwrap(), r#"{"events":[[0],[1],[2],[3]]}"#);
-        assert!(batch.refuse(&[
+        assert!(batch.refuse_offences(&[
             offence("/events/1/timestamp", "is no time"),
             offence("/events/1/user_id", "is blank"),
             offence("/3", "is no object"),
@@ -197,7 +260,7 @@ mod tests {
             ]
         );
         assert_eq!(batch.rows(), 4);
-        assert!(batch.refuse(&[offence("/events/0", "x"), offence("/events/1", "y")]));
+        assert!(batch.refuse_offences(&[offence("/events/0", "x"), offence("/events/1", "y")]));
         assert_eq!(body(&batch), None);
         assert_eq!(batch.rejects.last().unwrap().line, 4);
     }
@@ -206,7 +269,10 @@ mod tests {
     fn what_points_at_no_row_changes_nothing() {
         let mut batch = batch(2);
         for pointer in ["", "/", "/events", "/events/2", "/x/0", "/events/-"] {
-            assert!(!batch.refuse(&[offence(pointer, "bad")]), "{pointer}");
+            assert!(
+                !batch.refuse_offences(&[offence(pointer, "bad")]),
+                "{pointer}"
+            );
             assert_eq!(body(&batch).unwrap(), r#"{"events":[[0],[1]]}"#);
         }
     }
