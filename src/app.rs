@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::events::Events;
 use crate::http::{self, HttpState};
 use crate::jobs::{Jobs, JobsSettings};
 use crate::store::{OpenError, StoreSettings};
@@ -49,7 +50,9 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
     };
     tracing::info!("opening the store in {}", store.dir.display());
     let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
-    let state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
+    let store = jobs.store().clone();
+    let events = Events::new(store, clock.clone(), metrics.clone(), settings.events);
+    let state = HttpState::new(jobs.clone(), events, metrics, clock, settings.max_body);
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
             let config = rocket.config();

@@ -55,6 +55,8 @@ pub enum Route {
     Bulk,
     /// One event or a list; each names its topic and its source, and has a payload.
     Publish,
+    /// An event that was refused before, by the rules of a list.
+    Again,
 }
 
 /// What a body holds.

@@ -13,6 +13,8 @@ use rocket::{Request, Response};
 use serde::Serialize;
 
 use super::request_id::{HEADER, RequestId};
+use crate::events::IngestError;
+use crate::events::parse::Refusal;
 use crate::jobs::SubmitError;
 pub(super) use crate::model::offence::{Offence, Offences, shown};
 use crate::store::StoreError;
@@ -287,6 +289,42 @@ impl From<SubmitError> for Problem {
             )
             .retry_after(Duration::from_secs(1)),
             SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::Refused(Refusal::Malformed(reason)) => Self::malformed(&reason),
+            IngestError::Refused(Refusal::Invalid(offences)) => Self::invalid(offences),
+            IngestError::Refused(Refusal::TooMany {
+                count,
+                max,
+                pointer,
+            }) => {
+                let path: Vec<&str> = pointer.split('/').skip(1).collect();
+                let mut offences = Offences::default();
+                offences.add(&path, "too_many_items", || {
+                    format!("has {count} events and may have {max}")
+                });
+                Self::new(
+                    Code::TooManyItems,
+                    format!(
+                        "There are {count} events, and one request takes at most {max}. \
+                         Send them in several requests."
+                    ),
+                )
+                .with_offences(offences)
+            }
+            IngestError::Busy => Self::new(
+                Code::QueueFull,
+                "Too many large requests wait to be stored; nothing of this one was. \
+                 Send it again in a moment.",
+            )
+            .retry_after(Duration::from_secs(1))
+            .quota("waiting-events", IngestError::MAX_WAITING as u64),
+            IngestError::Store(error) => error.into(),
         }
     }
 }

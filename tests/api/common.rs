@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tollgate::clock::Clock;
+use tollgate::events::{Events, EventsSettings};
 use tollgate::http::{self, HttpLimits, HttpState};
 use tollgate::jobs::{Jobs, JobsSettings};
 use tollgate::model::queue::{ProcessorSettings, QueueName, QueueSettings, SimulateSettings};
@@ -175,7 +176,13 @@ async fn state(dir: &Path, limits: HttpLimits) -> HttpState {
     let jobs = Jobs::open(settings, &store, clock.clone(), metrics.clone())
         .await
         .unwrap();
-    HttpState::with_limits(jobs, metrics, clock, limits)
+    let events = Events::new(
+        jobs.store().clone(),
+        clock.clone(),
+        metrics.clone(),
+        EventsSettings::default(),
+    );
+    HttpState::with_limits(jobs, events, metrics, clock, limits)
 }
 
 /// One answer, read to its end.
