@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::{Client, Other, find, member};
 
@@ -12,9 +13,10 @@ const TABLE: &str = "CREATE TABLE events (tenant text, topic text, event_id text
     at timestamptz NOT NULL, event_type text, user_id text, payload text NOT NULL,
     PRIMARY KEY (tenant, topic, event_id))";
 
+/// In the order of the key: batches that share events would wait for each other in a circle.
 const INSERT: &str = "INSERT INTO events SELECT tenant, '', id, at, type, usr, payload
     FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[])
-    AS t(tenant, id, at, type, usr, payload) ON CONFLICT DO NOTHING";
+    AS t(tenant, id, at, type, usr, payload) ORDER BY tenant, id ON CONFLICT DO NOTHING";
 
 pub(super) fn start() -> Option<Other> {
     if find("initdb").is_none() {
@@ -77,11 +79,18 @@ pub(super) fn start() -> Option<Other> {
         }
         command
     })?;
-    let mut client = Postgres::connect(other.address);
+    // It listens before it is ready.
+    let mut client = loop {
+        match Postgres::open(other.address) {
+            Ok(client) => break client,
+            Err(problem) => assert!(problem.contains("starting up"), "{problem}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let mut query = TABLE.as_bytes().to_vec();
     query.push(0);
     client.message(b'Q', &query);
-    client.sync();
+    client.sync().unwrap();
     Some(other)
 }
 
@@ -92,14 +101,7 @@ pub(super) struct Postgres {
 
 impl Client for Postgres {
     fn connect(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let body = [&196_608_u32.to_be_bytes()[..], b"user\0postgres\0\0"].concat();
-        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
-        stream.write_all(&[&length[..], &body].concat()).unwrap();
-        let mut client = Self { stream };
-        client.sync();
-        client
+        Self::open(address).unwrap()
     }
 
     fn store(&mut self, events: &[Vec<u8>]) -> u64 {
@@ -132,13 +134,23 @@ impl Client for Postgres {
         self.message(b'B', &bind);
         self.message(b'E', b"\0\0\0\0\0");
         self.message(b'S', b"");
-        let done = self.sync();
+        let done = self.sync().unwrap();
         // `INSERT 0 4000`.
         done.rsplit(' ').next().unwrap().parse().unwrap()
     }
 }
 
 impl Postgres {
+    fn open(address: SocketAddr) -> Result<Self, String> {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let body = [&196_608_u32.to_be_bytes()[..], b"user\0postgres\0\0"].concat();
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        stream.write_all(&[&length[..], &body].concat()).unwrap();
+        let mut client = Self { stream };
+        client.sync().map(|_| client)
+    }
+
     fn message(&mut self, kind: u8, body: &[u8]) {
         let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
         self.stream
@@ -147,7 +159,7 @@ impl Postgres {
     }
 
     /// Reads until it is ready for the next query; what the last command did.
-    fn sync(&mut self) -> String {
+    fn sync(&mut self) -> Result<String, String> {
         let mut done = String::new();
         loop {
             let mut head = [0; 5];
@@ -156,9 +168,9 @@ impl Postgres {
             let mut body = vec![0; usize::try_from(length).unwrap() - 4];
             self.stream.read_exact(&mut body).unwrap();
             match head[0] {
-                b'E' => panic!("{}", String::from_utf8_lossy(&body)),
+                b'E' => return Err(String::from_utf8_lossy(&body).replace('\0', " ")),
                 b'C' => done = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned(),
-                b'Z' => return done,
+                b'Z' => return Ok(done),
                 _ => {}
             }
         }
