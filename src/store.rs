@@ -161,6 +161,12 @@ impl Store {
         self.0.erase(filter).await
     }
 
+    /// Merges some small blocks of events, or blocks that overlap in time; whether there were any.
+    /// Call again until there are none.
+    pub async fn pack(&self) -> Result<bool, StoreError> {
+        self.0.pack().await
+    }
+
     /// Dead letters behind `after` in order of their number, at most `limit`.
     pub async fn letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
         self.0.letters(after, limit).await

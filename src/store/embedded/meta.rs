@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::codec::Digest;
+use super::events::count::Count;
 use super::fault::Fault;
 
 /// The tables whose rows are tallied, in the order in which their tallies are stored.
@@ -48,6 +49,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// How many rows.
+    pub(super) const fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// A row with this digest came.
     pub(super) const fn add(&mut self, digest: i64) {
         self.rows = self.rows.wrapping_add(1);
@@ -68,6 +74,8 @@ pub(super) struct Meta {
     pub(super) commits: u64,
     /// The arrival that was assigned last; 0 before the first.
     pub(super) last_arrival: u64,
+    /// What is counted about events; a row of its own.
+    pub(super) events: Count,
     tallies: [Tally; TABLES],
 }
 
@@ -137,6 +145,9 @@ impl Meta {
             last_arrival: last_arrival.cast_unsigned(),
             ..Self::default()
         };
+        if tables == TABLES {
+            meta.events = Count::load(db)?;
+        }
         let (numbers, _) = tallies.as_chunks::<8>();
         for (tally, stored) in meta.tallies.iter_mut().zip(numbers.chunks_exact(2)) {
             if let [rows, sum] = stored {
