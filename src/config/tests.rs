@@ -169,7 +169,7 @@ fn a_bad_value_in_the_file_is_named_with_what_is_allowed() {
         (
             "colour = 1".to_owned(),
             "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, \
-             data_dir, keep_ended, log_format, log_level, max_body, queues, retention"
+             data_dir, events, keep_ended, log_format, log_level, max_body, queues, retention"
                 .to_owned(),
         ),
         (

@@ -1,7 +1,7 @@
 //! Request bodies into events.
 //!
-//! Twice, at most: [`fast`] goes through the text once, borrows from it, and only says yes or no.
-//! What it says no to goes through [`careful`], which finds every offence with its pointer, or
+//! Twice, at most: `fast` goes through the text once, borrows from it, and only says yes or no.
+//! What it says no to goes through `careful`, which finds every offence with its pointer, or
 //! finds that all is well (`null` as an absent attribute of a `CloudEvent`, say). So good requests
 //! never pay for good messages.
 
@@ -147,6 +147,11 @@ impl Request {
             needs: Fields::of(needs),
             needs_owner: alone,
         }
+    }
+
+    /// Whether an array of events is taken.
+    fn takes_list(&self) -> bool {
+        self.route != Route::Again && self.format != Format::CloudEvent
     }
 
     /// Whether one event that is no list is taken.

@@ -60,14 +60,19 @@ impl From<DeadLetter> for Letter {
 
 /// JSON text as it is; any other text as a string.
 fn raw(text: String) -> Box<RawValue> {
-    RawValue::from_string(text)
-        .or_else(|error| serde_json::value::to_raw_value(&error.to_string()))
-        .unwrap_or_default()
+    let is_json = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+    let written = if is_json {
+        RawValue::from_string(text)
+    } else {
+        serde_json::value::to_raw_value(&text)
+    };
+    // JSON in the one case, a string in the other: neither fails.
+    written.unwrap_or_default()
 }
 
 /// Some of the dead letters.
 #[derive(Serialize, utoipa::ToSchema)]
-pub(super) struct Letters {
+pub(super) struct LetterList {
     /// In order of their number.
     dead_letters: Vec<Letter>,
     /// Whether there are more.
@@ -86,7 +91,7 @@ pub(super) struct Letters {
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the list before."),
     ),
     responses(
-        (status = 200, description = "Some of them.", body = Letters),
+        (status = 200, description = "Some of them.", body = LetterList),
         (status = 422, description = "`invalid_value`: a parameter is not valid."),
         (status = 503, description = "`unavailable`: the service is shutting down."),
     ))]
@@ -104,7 +109,7 @@ pub(super) async fn letters(
     let has_more = found.len() > size;
     found.truncate(size);
     let last = found.last().map(|letter| letter.id.to_string());
-    Ok(json(&Letters {
+    Ok(json(&LetterList {
         dead_letters: found.into_iter().map(Letter::from).collect(),
         has_more,
         next_cursor: last.filter(|_| has_more),
@@ -173,13 +178,12 @@ pub(super) async fn retry(
         partial: false,
     };
     let events = &state.events;
-    let done = match sent {
-        Some((body, format)) => events.ingest(body, request(format), false).await?,
-        None => {
-            let format = format_of(&letter.body);
-            let body = letter.body.into_bytes();
-            events.ingest(body, request(format), false).await?
-        }
+    let done = if let Some((body, format)) = sent {
+        events.ingest(body, request(format), false).await?
+    } else {
+        let format = format_of(&letter.body);
+        let body = letter.body.into_bytes();
+        events.ingest(body, request(format), false).await?
     };
     // If this fails, the event is stored and the letter is there: sent again, it is a duplicate.
     events.store.discard_letter(letter.id).await?;

@@ -88,6 +88,35 @@ impl Server {
         .await
     }
 
+    /// A request without a body.
+    pub(crate) async fn call(&self, method: &str, target: &str) -> Answer {
+        self.send(format!(
+            "{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        ))
+        .await
+    }
+
+    /// `POST` of a body with its media type.
+    pub(crate) async fn post_as(
+        &self,
+        target: &str,
+        media_type: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        let body = body.as_ref();
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\
+             Content-Type: {media_type}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send([head.as_bytes(), body].concat()).await
+    }
+
+    /// `POST` of JSON.
+    pub(crate) async fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.post_as(target, "application/json", body).await
+    }
+
     /// `POST /ingest` with a JSON body.
     pub(crate) async fn ingest(&self, body: impl AsRef<[u8]>) -> Answer {
         self.ingest_with("Content-Type: application/json\r\n", body)

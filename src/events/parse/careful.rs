@@ -29,11 +29,11 @@ pub(super) fn parse<'a>(text: &'a str, request: &Request) -> Result<Parsed<'a>, 
     json::check(text.as_bytes()).map_err(Refusal::Malformed)?;
     let text = text.trim_ascii();
     match (text.bytes().next(), request.format) {
-        (Some(b'['), Format::Json | Format::CloudEvents) => {
+        (Some(b'['), _) if request.takes_list() => {
             found.list(text, "");
             found.finish("")
         }
-        (Some(b'{'), Format::Json) => match around(text) {
+        (Some(b'{'), Format::Json) if request.takes_list() => match around(text) {
             Around::List(events) => {
                 found.list(events, "/events");
                 found.finish("/events")
@@ -48,14 +48,14 @@ pub(super) fn parse<'a>(text: &'a str, request: &Request) -> Result<Parsed<'a>, 
                 Err(Refusal::Invalid(offences))
             }
         },
-        (Some(b'{'), Format::CloudEvent) => found.single(text),
+        (Some(b'{'), _) if request.takes_single() => found.single(text),
         (_, format) => Err(wrong_shape(text, format, request)),
     }
 }
 
 fn wrong_shape(text: &str, format: Format, request: &Request) -> Refusal {
     let wanted = match format {
-        Format::CloudEvent => "an object: one event".to_owned(),
+        _ if !request.takes_list() => "an object: one event".to_owned(),
         Format::CloudEvents => "an array of events".to_owned(),
         _ if request.takes_single() => format!("an event, {LIST}"),
         _ => LIST.to_owned(),
@@ -177,7 +177,7 @@ impl<'a, 'r> Found<'a, 'r> {
             self.count += 1;
             return;
         }
-        match event(text, &self.rules) {
+        match event(text, self.rules) {
             Ok(event) => {
                 self.count += 1;
                 self.events.push(event);
@@ -236,7 +236,7 @@ impl<'a, 'r> Found<'a, 'r> {
 type Bad<'a> = (Option<Cow<'a, str>>, Offences);
 
 /// One event from its JSON text.
-fn event<'a>(text: &'a str, rules: &Rules) -> Result<Event<'a>, Bad<'a>> {
+fn event(text: &str, rules: Rules) -> Result<Event<'_>, Bad<'_>> {
     let mut offences = Offences::default();
     if !text.starts_with('{') {
         offences.add(&[], "wrong_type", || {
@@ -328,7 +328,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn missing(&mut self, rules: &Rules) {
+    fn missing(&mut self, rules: Rules) {
         let seen = self.draft.seen;
         for field in Field::ALL {
             if rules.needs.has(field) && !seen.has(field) {

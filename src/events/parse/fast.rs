@@ -30,11 +30,11 @@ pub(super) fn parse<'a>(text: &'a str, request: &Request) -> Option<Parsed<'a>> 
     }
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = match text.trim_ascii_start().bytes().next()? {
-        b'[' if request.format != Format::CloudEvent => list(many.deserialize(&mut json).ok()?),
+        b'[' if request.takes_list() => list(many.deserialize(&mut json).ok()?),
         b'{' => {
             let body = Object {
                 single: request.takes_single().then(|| request.rules(true)),
-                many: (request.format == Format::Json).then_some(many),
+                many: (request.format == Format::Json && request.takes_list()).then_some(many),
             };
             body.deserialize(&mut json).ok()?
         }
@@ -105,7 +105,7 @@ impl<'de> Visitor<'de> for Object {
         let rules = self.single.ok_or_else(no)?;
         Ok(Parsed {
             single: true,
-            events: vec![event(&mut map, &rules, Some(first))?],
+            events: vec![event(&mut map, rules, Some(first))?],
             refused: Vec::new(),
         })
     }
@@ -164,14 +164,14 @@ impl<'de> Visitor<'de> for One {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        event(&mut map, &self.0, None)
+        event(&mut map, self.0, None)
     }
 }
 
 /// The event of an object, of which the first key may have been read already.
 fn event<'de, A: MapAccess<'de>>(
     map: &mut A,
-    rules: &Rules,
+    rules: Rules,
     first: Option<Cow<'de, str>>,
 ) -> Result<Event<'de>, A::Error> {
     let mut draft = Draft::default();

@@ -255,6 +255,11 @@ fn a_body_of_the_wrong_shape_says_what_it_should_be() {
             &[" wrong_type"],
         ),
         (
+            request(Format::Json, Route::Again),
+            "[]".to_owned(),
+            &[" wrong_type"],
+        ),
+        (
             request(Format::CloudEvents, Route::Events),
             "{}".to_owned(),
             &[" wrong_type"],

@@ -23,7 +23,11 @@ const LAST_PAGE: u64 = 1_000_000_000;
 
 /// An event as it is returned. Keys beyond these come as they were sent.
 #[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes an event for the OpenAPI document")]
+#[expect(
+    dead_code,
+    clippy::struct_field_names,
+    reason = "describes an event for the OpenAPI document"
+)]
 pub(in crate::http) struct Event {
     /// 1 to 256 bytes, not blank.
     #[schema(max_length = 256, example = "01936f5e-7c1a-7d3a-b5f0-0a1b2c3d4e5f")]
@@ -48,7 +52,11 @@ pub(in crate::http) struct Event {
 
 /// A page of events.
 #[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "describes the answer for the OpenAPI document")]
+#[expect(
+    dead_code,
+    clippy::struct_field_names,
+    reason = "describes the answer for the OpenAPI document"
+)]
 pub(in crate::http) struct Page {
     events: Vec<Event>,
     /// Its number, from 1; null for one that was asked for by `cursor`.

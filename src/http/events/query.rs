@@ -7,7 +7,8 @@ use crate::model::event::{EventFilter, EventTime, MAX_NAME};
 /// Which events; every parameter that is there must match.
 #[derive(rocket::FromForm, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Filter<'r> {
+#[derive(Clone, Copy)]
+pub(in crate::http) struct Filter<'r> {
     /// Of this tenant.
     tenant_id: Option<&'r str>,
     /// In this topic; may be empty.
@@ -26,7 +27,7 @@ pub(super) struct Filter<'r> {
 
 impl Filter<'_> {
     /// Checked.
-    pub(super) fn parse(&self) -> Result<EventFilter, Problem> {
+    pub(super) fn parse(self) -> Result<EventFilter, Problem> {
         let topic = match self.topic {
             Some("") => Some(String::new()),
             other => name("topic", other)?,
