@@ -7,6 +7,10 @@
     missing_docs
 )]
 
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/server.rs"]
+mod server;
 #[path = "support/stub.rs"]
 mod stub;
 
@@ -498,4 +502,133 @@ fn dead_letters_are_listed_shown_sent_again_and_discarded() {
     assert_eq!(retry.body, "{\"event_id\": \"e\"}");
     let discarded = requests.iter().filter(|it| it.line.starts_with("DELETE"));
     assert_eq!(discarded.count(), 2);
+}
+
+/// A server over `home`, which has the right to be the only one.
+fn serving(home: &Home) -> (server::Server, String) {
+    let server = server::Setup::new(home.dir.path()).start();
+    let url = format!("http://{}", server.address());
+    (server, url)
+}
+
+fn done(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}", err(output));
+}
+
+/// Events in every shape that is legal.
+const SHAPES: &str = r#"{"event_id":"1","timestamp":"2026-01-01T00:00:00.123456789Z","topic":"t","tenant_id":"ü","source":"s","event_type":"c","user_id":"u","payload":{ "b" : 1.00,"a":"x\n,\"y\"" },"more":{"y":1e5},"a/b":null}
+{"event_id":"2","timestamp":"2026-01-01T00:00:00","payload":{"topic":""}}
+{"event_id":" 3, \"x\"","occurred_at":"2026-01-01T01:00:00+01:00","properties":{}}
+"#;
+
+#[test]
+fn what_is_exported_is_imported_as_the_same_events() {
+    let first = Home::new();
+    let (running, url) = serving(&first);
+    first.write("shapes.ndjson", SHAPES);
+    done(&first.run(&url, &["import", "shapes.ndjson"]));
+    done(&first.run(&url, &["export", "-o", "a.ndjson"]));
+    done(&first.run(&url, &["export", "--format", "csv", "-o", "a.csv"]));
+    let events = first.read("a.ndjson");
+    assert_eq!(events.lines().count(), 3);
+    assert!(
+        events.contains(r#""payload":{ "b" : 1.00,"a":"x\n,\"y\"" }"#),
+        "{events}"
+    );
+    let output = first.run(&url, &["import", "a.ndjson", "--json"]);
+    assert_eq!(told(&output), counts(3, 0, 3, 0, Value::Null));
+    // Not while the server has it.
+    let data = ["import", "a.csv", "--data-dir", "data"];
+    let output = first.run(&url, &data);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(err(&output).lines().count(), 1, "{}", err(&output));
+    running.kill();
+    let output = first.run(&url, &["export", "--data-dir", "data"]);
+    done(&output);
+    assert_eq!(out(&output), events);
+    for (file, arguments) in [("a.ndjson", &[][..]), ("a.csv", &["--format", "csv"])] {
+        // Into a directory, and out of a server over it.
+        let second = Home::new();
+        fs::copy(first.path(file), second.path(file)).unwrap();
+        let output = second.run(&url, &["import", file, "--data-dir", "data", "--json"]);
+        assert_eq!(
+            told(&output),
+            counts(3, 3, 0, 0, Value::Null),
+            "{}",
+            err(&output)
+        );
+        let (_running, url) = serving(&second);
+        let output = second.run(&url, &[&["export"], arguments].concat());
+        assert_eq!(out(&output), first.read(file));
+        let output = second.run(&url, &["import", file, "--json"]);
+        assert_eq!(told(&output), counts(3, 0, 3, 0, Value::Null));
+    }
+}
+
+#[test]
+fn the_rules_are_the_same_into_a_server_and_into_a_directory() {
+    let bad = [
+        "event_id,timestamp,tenant_id,payload".to_owned(),
+        "1,2026-01-01T00:00:00Z,t,{}".to_owned(),
+        "2,yesterday,t,{}".to_owned(),
+        format!("3,2026-01-01T00:00:00Z,{},", "x".repeat(257)),
+        format!(
+            "4,2026-01-01T00:00:00Z,,\"{{\"\"a\"\":{}1{}}}\"",
+            "[".repeat(200),
+            "]".repeat(200)
+        ),
+        ",2026-01-01T00:00:00Z,,".to_owned(),
+        "6,2026-01-01T00:00:00Z,,".to_owned(),
+    ]
+    .join("\n");
+    let home = Home::new();
+    home.write("a.csv", &bad);
+    let output = home.run("", &["import", "a.csv", "--data-dir", "other", "--json"]);
+    assert_eq!(told(&output), counts(6, 2, 0, 4, json!("a.csv.rejects")));
+    let rejects = home.read("a.csv.rejects");
+    let (_running, url) = serving(&home);
+    let output = home.run(&url, &["import", "a.csv", "--json"]);
+    assert_eq!(told(&output), counts(6, 2, 0, 4, json!("a.csv.rejects")));
+    assert_eq!(home.read("a.csv.rejects"), rejects);
+    let lines: Vec<&str> = rejects.lines().skip(1).map(|it| &it[..2]).collect();
+    assert_eq!(lines, ["3,", "4,", "5,", "6,"]);
+}
+
+#[test]
+fn the_sample_file_and_the_stress_run_go_into_a_server() {
+    let home = Home::new();
+    let (_running, url) = serving(&home);
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/events.csv");
+    let arguments = ["import", sample, "--rejects", "bad.csv", "--json"];
+    let output = home.run(&url, &arguments);
+    done(&output);
+    assert_eq!(told(&output), counts(10, 9, 1, 0, Value::Null));
+    let output = home.run(&url, &["publish"]);
+    done(&output);
+    assert!(
+        out(&output).contains("unique_processed    9 -> 4009 (+4000)\n"),
+        "{}",
+        out(&output)
+    );
+}
+
+#[test]
+fn a_dead_letter_is_put_right() {
+    let home = Home::new();
+    let (running, url) = serving(&home);
+    let bad = r#"[{"event_id": "1", "timestamp": "yesterday"}]"#;
+    let mut connection = running.connect().unwrap();
+    let reply = connection.post_json("/events?partial=true", bad).unwrap();
+    assert_eq!(reply.status, 202);
+    let run = |arguments: &[&str]| home.run(&url, &[&["dead-letters"], arguments].concat());
+    assert!(out(&run(&["list"])).contains("timestamp"));
+    assert_eq!(run(&["retry", "1"]).status.code(), Some(1));
+    home.write(
+        "event.json",
+        r#"{"event_id": "1", "timestamp": "2026-01-01T00:00:00Z"}"#,
+    );
+    done(&run(&["retry", "1", "--event", "event.json"]));
+    assert_eq!(out(&run(&["list"])), "");
+    assert_eq!(run(&["show", "1"]).status.code(), Some(1));
+    assert!(out(&home.run(&url, &["export"])).contains(r#""event_id":"1""#));
 }

@@ -13,7 +13,7 @@ const TEMPLATE: &[u8] = concat!(
     r#"{"event_id":"iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii","timestamp":"2026-01-DDThh:mm:ss.fffZ","#,
     r#""tenant_id":"shop-nn","event_type":"tttttttt","user_id":"u-uuuuuuu","#,
     r#""properties":{"page":"/products/ppppp","text":"#,
-    r#""xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}},"#,
+    r#""xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}},"#,
 )
 .as_bytes();
 
@@ -135,7 +135,7 @@ impl Generator {
         decimal(&mut event[places.page..places.page + 5], rng.u64(..2_000));
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         letters(
-            &mut event[places.text..places.text + 80],
+            &mut event[places.text..places.text + 48],
             &mut rng,
             alphabet,
         );

@@ -40,10 +40,7 @@ trait Client: Send + Sized + 'static {
 /// `BENCH_OTHERS` events into each, and into Tollgate.
 pub(crate) fn run(rows: &mut Vec<Row>) {
     let requests = variable("BENCH_OTHERS", 1_000_000) / BATCH;
-
-    if false {
-        tollgate(requests);
-    }
+    let ours = tollgate(requests);
     rows.push(Row::new(
         format!("{} events into Tollgate", requests * BATCH),
         "faster than each below",
