@@ -118,7 +118,7 @@ fn told(output: &Output) -> Value {
     summary
 }
 
-fn counts(rows: u64, accepted: u64, duplicates: u64, rejected: u64, rejects: Value) -> Value {
+fn counts(rows: u64, accepted: u64, duplicates: u64, rejected: u64, rejects: &Value) -> Value {
     json!({"rows": rows, "accepted": accepted, "duplicates": duplicates, "rejected": rejected,
         "rejects": rejects})
 }
@@ -144,7 +144,7 @@ fn import_tells_what_became_of_each_row() {
     let arguments = ["import", "a.csv", "--json", "--batch", "7"];
     let output = home.run(&server.url(), &arguments);
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
-    assert_eq!(told(&output), counts(32, 27, 1, 4, json!("a.csv.rejects")));
+    assert_eq!(told(&output), counts(32, 27, 1, 4, &json!("a.csv.rejects")));
     assert_eq!(
         err(&output),
         "error: 4 of 32 rows were refused: see a.csv.rejects\n"
@@ -235,7 +235,7 @@ fn a_corrected_reject_file_can_be_imported() {
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     home.write("good.csv", &home.read("bad.csv").replace(",bad,", ",good,"));
     let output = home.run(&server.url(), &["import", "good.csv", "--json"]);
-    assert_eq!(told(&output), counts(2, 2, 0, 0, Value::Null));
+    assert_eq!(told(&output), counts(2, 2, 0, 0, &Value::Null));
     let last = server.body(server.requests().len() - 1);
     assert_eq!(
         last["events"][0],
@@ -279,12 +279,12 @@ fn a_busy_server_is_asked_again_and_a_lost_one_for_a_while() {
     });
     let output = home.run(&busy.url(), &["import", "a.csv", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
-    assert_eq!(told(&output), counts(3, 3, 0, 0, Value::Null));
+    assert_eq!(told(&output), counts(3, 3, 0, 0, &Value::Null));
     let away = Server::start(|_, _| Some((503, json!({"detail": "away"}).to_string())));
     let arguments = ["import", "a.csv", "--json", "--retry-for", "300ms"];
     let output = home.run(&away.url(), &arguments);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(told(&output), counts(0, 0, 0, 0, Value::Null));
+    assert_eq!(told(&output), counts(0, 0, 0, 0, &Value::Null));
     assert_eq!(err(&output), "error: a.csv: away (503)\n");
     assert!((2..=4).contains(&away.requests().len()));
 }
@@ -297,9 +297,10 @@ fn an_interrupted_import_goes_on_where_it_was() {
     let switch = Arc::clone(&whole);
     let server = Server::start(move |n, request| {
         let fails = n >= 3 && !*switch.lock();
-        Some(match fails {
-            true => (400, json!({"detail": "no more"}).to_string()),
-            false => take(&known, &request.body),
+        Some(if fails {
+            (400, json!({"detail": "no more"}).to_string())
+        } else {
+            take(&known, &request.body)
         })
     });
     let arguments = ["import", "a.csv", "--resume", "--json", "--batch", "10"];
@@ -318,7 +319,7 @@ fn an_interrupted_import_goes_on_where_it_was() {
     let asked = server.requests().len();
     let output = home.run(&server.url(), &arguments);
     assert_eq!(output.status.code(), Some(1), "rows were refused");
-    assert_eq!(told(&output), counts(30, 27, 0, 3, json!("a.csv.rejects")));
+    assert_eq!(told(&output), counts(30, 27, 0, 3, &json!("a.csv.rejects")));
     assert_eq!(server.body(asked)["events"][0]["event_id"], "e10");
     assert!(!home.path("a.csv.import").exists());
     let rejects = home.read("a.csv.rejects");
@@ -536,7 +537,7 @@ fn what_is_exported_is_imported_as_the_same_events() {
         "{events}"
     );
     let output = first.run(&url, &["import", "a.ndjson", "--json"]);
-    assert_eq!(told(&output), counts(3, 0, 3, 0, Value::Null));
+    assert_eq!(told(&output), counts(3, 0, 3, 0, &Value::Null));
     // Not while the server has it.
     let data = ["import", "a.csv", "--data-dir", "data"];
     let output = first.run(&url, &data);
@@ -561,7 +562,7 @@ fn what_is_exported_is_imported_as_the_same_events() {
         let output = second.run(&url, &[&["export"], arguments].concat());
         assert_eq!(out(&output), first.read(file));
         let output = second.run(&url, &["import", file, "--json"]);
-        assert_eq!(told(&output), counts(3, 0, 3, 0, Value::Null));
+        assert_eq!(told(&output), counts(3, 0, 3, 0, &Value::Null));
     }
 }
 
@@ -584,11 +585,11 @@ fn the_rules_are_the_same_into_a_server_and_into_a_directory() {
     let home = Home::new();
     home.write("a.csv", &bad);
     let output = home.run("", &["import", "a.csv", "--data-dir", "other", "--json"]);
-    assert_eq!(told(&output), counts(6, 2, 0, 4, json!("a.csv.rejects")));
+    assert_eq!(told(&output), counts(6, 2, 0, 4, &json!("a.csv.rejects")));
     let rejects = home.read("a.csv.rejects");
     let (_running, url) = serving(&home);
     let output = home.run(&url, &["import", "a.csv", "--json"]);
-    assert_eq!(told(&output), counts(6, 2, 0, 4, json!("a.csv.rejects")));
+    assert_eq!(told(&output), counts(6, 2, 0, 4, &json!("a.csv.rejects")));
     assert_eq!(home.read("a.csv.rejects"), rejects);
     let lines: Vec<&str> = rejects.lines().skip(1).map(|it| &it[..2]).collect();
     assert_eq!(lines, ["3,", "4,", "5,", "6,"]);
@@ -602,7 +603,7 @@ fn the_sample_file_and_the_stress_run_go_into_a_server() {
     let arguments = ["import", sample, "--rejects", "bad.csv", "--json"];
     let output = home.run(&url, &arguments);
     done(&output);
-    assert_eq!(told(&output), counts(10, 9, 1, 0, Value::Null));
+    assert_eq!(told(&output), counts(10, 9, 1, 0, &Value::Null));
     let output = home.run(&url, &["publish"]);
     done(&output);
     assert!(

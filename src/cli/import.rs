@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use self::batch::Batch;
+use self::batch::{Batch, Limits};
 use self::checkpoint::{Checkpoint, Subject};
 use self::progress::{Progress, per_second};
 use self::rejects::Rejects;
@@ -61,6 +61,11 @@ Examples:
 /// Batches between the first that is not accounted for and the last that was begun, for each
 /// connection: others go on while one is tried again.
 const WINDOW: usize = 2;
+
+/// The bytes of all batches that are sent at the same time, and of one of them at most. Those of
+/// [`WINDOW`], and each one's request, come to some multiple of it.
+const SENT_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 2 << 20;
 
 /// The least time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -232,16 +237,18 @@ fn checkpoints(
 impl Import {
     async fn run(mut self, args: &ImportArgs, rows: Rows, target: Target) -> Result<(), Failure> {
         let (sender, receiver) = mpsc::channel(1);
-        let (skip, batch) = (self.tally.rows, args.batch as usize);
+        let connections = args.connections as usize;
+        let skip = self.tally.rows;
+        let limits = Limits {
+            rows: args.batch as usize,
+            bytes: (SENT_BYTES / connections).min(BATCH_BYTES),
+        };
         // It ends when the file does, or when nobody receives any more.
         let reader = thread::Builder::new()
             .name("reader".to_owned())
-            .spawn(move || read(rows, skip, batch, &sender));
+            .spawn(move || read(rows, skip, limits, &sender));
         let done = match reader {
-            Ok(_) => {
-                self.send_all(receiver, args.connections as usize, target)
-                    .await
-            }
+            Ok(_) => self.send_all(receiver, connections, target).await,
             Err(error) => Err(Failure::Failed(format!(
                 "no thread can be started: {error}"
             ))),
@@ -382,7 +389,7 @@ async fn first(
 }
 
 /// Makes batches of all rows but the first `skip`.
-fn read(mut rows: Rows, skip: u64, max: usize, sender: &mpsc::Sender<io::Result<Batch>>) {
+fn read(mut rows: Rows, skip: u64, limits: Limits, sender: &mpsc::Sender<io::Result<Batch>>) {
     let mut skipped = Vec::new();
     for _ in 0..skip {
         skipped.clear();
@@ -397,7 +404,7 @@ fn read(mut rows: Rows, skip: u64, max: usize, sender: &mpsc::Sender<io::Result<
         let failed = match rows.next(batch.events()) {
             Ok(Some(row)) => {
                 batch.push(row);
-                if !batch.is_full(max) {
+                if !batch.is_full(limits) {
                     continue;
                 }
                 None

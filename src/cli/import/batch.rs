@@ -21,8 +21,14 @@ const RULES: Request = Request {
     partial: true,
 };
 
-/// The most bytes of a batch, beyond its last row.
-const MAX_BYTES: usize = 3 << 20;
+/// How much a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Rows.
+    pub(super) rows: usize,
+    /// Bytes, beyond its last row.
+    pub(super) bytes: usize,
+}
 
 /// Some rows, one behind the other.
 pub(super) struct Batch {
@@ -92,9 +98,9 @@ impl Batch {
     }
 
     /// Whether a row more is too much.
-    pub(super) fn is_full(&self, max_rows: usize) -> bool {
+    pub(super) fn is_full(&self, limits: Limits) -> bool {
         let bytes = self.events.len() + self.raw.len() + self.refused_bytes;
-        self.rows() >= max_rows || bytes >= MAX_BYTES
+        self.rows() >= limits.rows || bytes >= limits.bytes
     }
 
     /// The body of a request; `None` if no row is good.
@@ -279,23 +285,25 @@ mod tests {
 
     #[test]
     fn it_is_full_at_a_number_of_rows_and_of_bytes() {
+        let limits = |rows, bytes| Limits { rows, bytes };
         let mut batch = batch(2);
-        assert!(!batch.is_full(3));
+        assert!(!batch.is_full(limits(3, usize::MAX)));
         batch.push(Row {
             line: 9,
             raw: b"x",
             refused: Some("bad".to_owned()),
         });
-        assert!(batch.is_full(3));
-        assert!(!batch.is_full(usize::MAX));
+        assert!(batch.is_full(limits(3, usize::MAX)));
         for refused in [None, Some("bad".to_owned())] {
             let mut batch = Batch::default();
             batch.push(Row {
                 line: 2,
-                raw: &vec![0; MAX_BYTES],
+                raw: &[0; 100],
                 refused,
             });
-            assert!(batch.is_full(usize::MAX));
+            let bytes = batch.events.len() + 100;
+            assert!(batch.is_full(limits(2, bytes)));
+            assert!(!batch.is_full(limits(2, bytes + 1)));
         }
     }
 }
