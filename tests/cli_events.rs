@@ -351,7 +351,11 @@ fn wrong_usage_and_files_that_are_none() {
             "no column timestamp or occurred_at",
             &["import", "a.csv"],
         ),
-        (1, "No such file", &["import", "nowhere.csv"]),
+        (
+            1,
+            "No such file",
+            &["import", "nowhere.csv", "--data-dir", "d"],
+        ),
         (2, "a share", &["publish", "--duplicates", "1"]),
         (2, "a time", &["export", "--from", "yesterday"]),
         (2, "<IDS>", &["dead-letters", "discard"]),
@@ -365,6 +369,7 @@ fn wrong_usage_and_files_that_are_none() {
         );
     }
     assert!(server.requests().is_empty());
+    assert!(!home.path("d").exists(), "no directory for nothing");
 }
 
 #[test]

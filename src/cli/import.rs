@@ -147,27 +147,18 @@ pub(super) async fn run(args: ImportArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(text.to_owned()));
     }
     let rejects = rejects_path(&args, standard_input)?;
-    let target = Target::new(args.data_dir.as_deref(), &args.client.server, &clock)?;
     let failed = |error: io::Error| Failure::Failed(format!("{}: {error}", args.file.display()));
+    let read = Arc::new(AtomicU64::new(0));
+    let (source, total) = open(&args.file, standard_input, &read).map_err(failed)?;
+    let rows = Rows::new(source, args.format).map_err(failed)?;
+    // Behind the input: a directory is made where there is none.
+    let target = Target::new(args.data_dir.as_deref(), &args.client.server, &clock)?;
     let (checkpoints, resumed) = if args.resume {
         let subject = Subject::of(&args.file, target.name()).map_err(failed)?;
         checkpoints(&args.file, subject)?
     } else {
         (None, None)
     };
-    let read = Arc::new(AtomicU64::new(0));
-    let mut total = None;
-    let source = if standard_input {
-        Source::stdin(Arc::clone(&read))
-    } else {
-        File::open(&args.file).and_then(|file| {
-            let meta = file.metadata()?;
-            total = meta.is_file().then_some(meta.len());
-            Source::file(file, Arc::clone(&read))
-        })
-    };
-    let rows = source.and_then(|source| Rows::new(source, args.format));
-    let rows = rows.map_err(failed)?;
     let kept = resumed.as_ref().map(|found| found.rejects_bytes);
     let rejects = Rejects::open(&rejects, rows.header(), kept)
         .map_err(|error| Failure::Failed(format!("{}: {error}", rejects.display())))?;
@@ -186,6 +177,21 @@ pub(super) async fn run(args: ImportArgs) -> Result<(), Failure> {
     let done = import.run(&args, rows, target.clone()).await;
     target.close().await;
     done
+}
+
+/// The input, and its length if that is known.
+fn open(
+    path: &Path,
+    standard_input: bool,
+    read: &Arc<AtomicU64>,
+) -> io::Result<(Source, Option<u64>)> {
+    if standard_input {
+        return Ok((Source::stdin(Arc::clone(read))?, None));
+    }
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    let total = meta.is_file().then_some(meta.len());
+    Ok((Source::file(file, Arc::clone(read))?, total))
 }
 
 fn rejects_path(args: &ImportArgs, standard_input: bool) -> Result<PathBuf, Failure> {
