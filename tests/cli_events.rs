@@ -7,6 +7,8 @@
     missing_docs
 )]
 
+#[path = "support/home.rs"]
+mod home;
 #[path = "support/http.rs"]
 mod http;
 #[path = "support/server.rs"]
@@ -17,10 +19,10 @@ mod stub;
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 
+use home::{Home, command, counts, err, out, told};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use stub::Server;
@@ -58,69 +60,6 @@ fn take(known: &Known, body: &str) -> (u16, String) {
 fn taking() -> Server {
     let known = Known::default();
     Server::start(move |_, request| Some(take(&known, &request.body)))
-}
-
-struct Home {
-    dir: tempfile::TempDir,
-}
-
-impl Home {
-    fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn run(&self, server: &str, arguments: &[&str]) -> Output {
-        command(self.dir.path(), server, arguments)
-            .output()
-            .unwrap()
-    }
-}
-
-fn command(home: &Path, server: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command
-        .args(arguments)
-        .current_dir(home)
-        .env("TOLLGATE_SERVER", server)
-        .stdin(Stdio::null());
-    command
-}
-
-fn err(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
-}
-
-fn out(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-/// What `--json` told, without what differs each time.
-fn told(output: &Output) -> Value {
-    let mut summary: Value = serde_json::from_str(out(output)).unwrap();
-    for name in ["seconds", "rows_per_second"] {
-        assert!(summary[name].is_number());
-        summary.as_object_mut().unwrap().remove(name);
-    }
-    summary
-}
-
-fn counts(rows: u64, accepted: u64, duplicates: u64, rejected: u64, rejects: &Value) -> Value {
-    json!({"rows": rows, "accepted": accepted, "duplicates": duplicates, "rejected": rejected,
-        "rejects": rejects})
 }
 
 /// A header and `count` rows, every tenth from the fifth on with a user that is bad.
@@ -196,7 +135,7 @@ fn a_second_import_adds_nothing_whatever_the_file_is_packed_in() {
         assert_eq!(output.status.code(), Some(0), "{file}: {}", err(&output));
         assert_eq!(
             told(&output),
-            counts(5, accepted, 5 - accepted, 0, Value::Null)
+            counts(5, accepted, 5 - accepted, 0, &Value::Null)
         );
         assert!(!home.path(&format!("{file}.rejects")).exists());
     }
@@ -559,7 +498,7 @@ fn what_is_exported_is_imported_as_the_same_events() {
         let output = second.run(&url, &["import", file, "--data-dir", "data", "--json"]);
         assert_eq!(
             told(&output),
-            counts(3, 3, 0, 0, Value::Null),
+            counts(3, 3, 0, 0, &Value::Null),
             "{}",
             err(&output)
         );

@@ -1,9 +1,11 @@
 //! Where rows go: a running server, or the data directory of a stopped one.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::batch::Batch;
 use super::rejects::Reject;
@@ -46,6 +48,8 @@ pub(super) struct Server {
     client: Client,
     clock: Clock,
     retry_for: Duration,
+    /// Bad rows are looked for in one batch at a time: each row's reasons take memory.
+    checking: Arc<Semaphore>,
 }
 
 /// A server's answer.
@@ -73,6 +77,7 @@ impl Target {
             client: Client::new(args)?,
             clock: clock.clone(),
             retry_for: args.retry_for,
+            checking: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -126,7 +131,11 @@ impl Server {
                     })?;
                     return Ok((batch, answer.accepted, answer.duplicates));
                 }
-                Err(refusal) => batch = without_refused(batch, body, refusal).await?,
+                Err(refusal) => {
+                    // The semaphore is never closed.
+                    let _permit = self.checking.acquire().await;
+                    batch = without_refused(batch, body, refusal).await?;
+                }
             }
         }
         Ok((batch, 0, 0))
