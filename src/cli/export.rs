@@ -95,10 +95,7 @@ fn parse_time(text: &str) -> Result<EventTime, String> {
 /// Where events come from.
 enum Origin {
     Server(Box<Remote>),
-    Directory {
-        store: Store,
-        query: Box<PageQuery>,
-    },
+    Directory { store: Store, query: Box<PageQuery> },
 }
 
 /// A running server, and where in its events this is.
