@@ -54,6 +54,12 @@ impl Offence {
         }
     }
 
+    /// Where it is in the body.
+    #[must_use]
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
     /// What is wrong, in words.
     #[must_use]
     pub fn detail(&self) -> &str {
