@@ -59,7 +59,11 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
             Some(setting) if setting.starts_with('[') || setting.contains(" = ") => setting,
             _ => line,
         })
-        .filter(|line| !line.starts_with("upstream") && !line.starts_with("seed"))
+        .filter(|line| {
+            !["upstream", "seed", "acme"]
+                .iter()
+                .any(|it| line.starts_with(it))
+        })
         .flat_map(|line| [line, "\n"])
         .collect();
     let from_file = load_whole(&shown, &[]).unwrap();

@@ -50,6 +50,7 @@ use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
 use super::meta::Meta;
+use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
 use crate::model::event::{
     DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Sequence,
@@ -57,6 +58,7 @@ use crate::model::event::{
 };
 use crate::model::time::Timestamp;
 use crate::store::error::{OpenError, StoreError};
+use crate::telemetry::counted;
 
 /// The folder of the identity index.
 const SEEN: &str = "seen";
@@ -123,13 +125,12 @@ pub(super) struct Counted {
 impl EventState {
     /// Opens the identity index in `dir` and brings it up to what `db` holds.
     pub(super) fn open(dir: &Path, db: &Connection, meta: &mut Meta) -> Result<Self, OpenError> {
-        let refuse = |fault: Fault| fault.into_open_error("tollgate.db");
+        let refuse = |fault: Fault| fault.into_open_error(&name_of(&dir.join(DATABASE)));
         let key = *meta.events.key.get_or_insert_with(Key::random);
         let topics = write::load_topics(db, meta).map_err(refuse)?;
-        block::check(db, meta).map_err(refuse)?;
-        letters::check(db, meta).map_err(refuse)?;
         remove_distrusted(dir)?;
-        let seen = open_seen(&dir.join(SEEN), key, db, meta)?;
+        let (seen, covers) = open_seen(&dir.join(SEEN), key, meta)?;
+        recover(&seen, covers, key, db, meta).map_err(refuse)?;
         let last = Sequence(meta.events.last_sequence);
         Ok(Self {
             dir: dir.to_owned(),
@@ -177,8 +178,16 @@ fn remove_distrusted(dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Opens the identity index; what it does not cover is read from the blocks.
-fn open_seen(dir: &Path, key: Key, db: &Connection, meta: &Meta) -> Result<Seen, OpenError> {
+/// Compares the rows about events with what was written. What is inside of blocks is checked when
+/// it is read.
+pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
+    write::load_topics(db, meta)?;
+    block::check(db, meta)?;
+    letters::check(db, meta)
+}
+
+/// Opens the identity index. Also returns the arrival up to which it knows every event.
+fn open_seen(dir: &Path, key: Key, meta: &Meta) -> Result<(Seen, u64), OpenError> {
     let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
     let last = meta.events.last_sequence;
     let settings = SeenSettings::of(xxhash_rust::xxh3::xxh3_64(&key.0));
@@ -192,15 +201,19 @@ fn open_seen(dir: &Path, key: Key, db: &Connection, meta: &Meta) -> Result<Seen,
         Seen::discard(dir).map_err(refuse)?;
         (seen, covers) = open()?;
     }
-    if covers < last {
-        tracing::info!("reading the identities of {} events", last - covers);
-        recover(&seen, covers, key, db, meta)
-            .map_err(|fault| fault.into_open_error("tollgate.db"))?;
-    }
-    Ok(seen)
+    Ok((seen, covers))
 }
 
+/// Feeds the index what it does not cover, from the blocks.
 fn recover(seen: &Seen, covers: u64, key: Key, db: &Connection, meta: &Meta) -> Result<(), Fault> {
+    let behind = meta.events.last_sequence.saturating_sub(covers);
+    if behind == 0 {
+        return Ok(());
+    }
+    tracing::info!(
+        "reading the identities of {}",
+        counted(behind, "event", "events")
+    );
     let mut chunk: Vec<Entry> = Vec::with_capacity(CHUNK);
     page::each_after(db, Sequence(covers), |event, _| {
         chunk.push(key.of(event));
