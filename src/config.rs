@@ -236,7 +236,7 @@ fn events(section: &Section<'_>) -> Result<EventsSettings, ConfigError> {
 
 /// Tenants, and how long their events stay.
 fn retention(section: &Section<'_>) -> Result<BTreeMap<String, Duration>, ConfigError> {
-    let range = Duration::from_secs(60)..=Duration::from_hours(24 * 36_500);
+    let range = Duration::from_mins(1)..=Duration::from_hours(24 * 36_500);
     let mut retention = BTreeMap::new();
     for tenant in section.keys() {
         if let Some(age) = section.duration(tenant, range.clone())? {

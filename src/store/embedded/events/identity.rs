@@ -71,25 +71,22 @@ fn content(event: &Event<'_>) -> u32 {
 /// Adds JSON text without the white space outside of its strings.
 fn json(hasher: &mut Xxh3, text: &str) {
     let bytes = text.as_bytes();
-    if !bytes.iter().any(u8::is_ascii_whitespace) {
-        hasher.update(bytes);
-    } else {
+    if bytes.iter().any(u8::is_ascii_whitespace) {
         let (mut in_string, mut escaped) = (false, false);
-        let kept: Vec<u8> = bytes
-            .iter()
-            .copied()
-            .filter(|byte| {
-                let keep = in_string || !byte.is_ascii_whitespace();
-                match byte {
-                    _ if escaped => escaped = false,
-                    b'\\' if in_string => escaped = true,
-                    b'"' => in_string = !in_string,
-                    _ => {}
-                }
-                keep
-            })
-            .collect();
+        let says = |byte: &u8| {
+            let says = in_string || !byte.is_ascii_whitespace();
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                _ => {}
+            }
+            says
+        };
+        let kept: Vec<u8> = bytes.iter().copied().filter(says).collect();
         hasher.update(&kept);
+    } else {
+        hasher.update(bytes);
     }
     hasher.update(b"\n");
 }

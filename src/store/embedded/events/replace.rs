@@ -36,8 +36,8 @@ impl Embedded {
     pub(in crate::store) async fn pack(&self) -> Result<bool, StoreError> {
         let (before, planner) = (*self.events.last.borrow(), Arc::clone(&self.events.planner));
         let merged = self.readers.read(move |db| {
-            let planned = planner.lock().plan(db, before)?;
-            planned.map(|ids| pack::merge(db, &ids)).transpose()
+            let ids = planner.lock().plan(db, before)?;
+            ids.map(|ids| pack::merge(db, &ids)).transpose()
         });
         let Some(merged) = merged.await? else {
             return Ok(false);
