@@ -46,9 +46,11 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         queues: settings.queues,
         keep_ended: settings.keep_ended,
         retention: settings.retention,
+        events: settings.events,
     };
     tracing::info!("opening the store in {}", store.dir.display());
     let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
+    let keeper = tokio::spawn(jobs.events().clone().keep_house());
     let state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
@@ -70,6 +72,7 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         Err(error) => Err(AppError::Server(sentence(&error, &place))),
     };
     tracing::info!("stopping: batches that run may end");
+    keeper.abort();
     jobs.stop(GRACE, STOP).await;
     served
 }

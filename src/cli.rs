@@ -3,9 +3,15 @@
 //! Exit codes: 0 done, 1 the operation failed, 2 wrong usage.
 
 mod client;
+mod csv;
+mod dead_letters;
+mod directory;
+mod export;
 mod follow;
 mod ids;
+mod import;
 mod output;
+mod publish;
 mod serve;
 mod status;
 mod submit;
@@ -36,23 +42,38 @@ enum Command {
     Submit(submit::SubmitArgs),
     /// Show how far an ingestion is
     Status(status::StatusArgs),
+    /// Read events from a CSV or NDJSON file into a server or a data directory
+    Import(import::ImportArgs),
+    /// Write events as NDJSON or CSV
+    Export(export::ExportArgs),
+    /// Send made-up events, some of them twice, and check what the server counts
+    Publish(publish::PublishArgs),
+    /// List, show, send again or discard events that were refused
+    DeadLetters(dead_letters::DeadLettersArgs),
 }
 
-/// Which server a client command talks to, and how it prints.
+/// Which server a client command talks to, and how long it waits for it.
 #[derive(Debug, Args)]
-struct ClientArgs {
+struct ServerArgs {
     #[arg(
         long,
         value_name = "URL",
         help = "The server [default: the environment's TOLLGATE_SERVER, else http://127.0.0.1:8000]"
     )]
     server: Option<String>,
-    /// Print the server's JSON, one object a line
-    #[arg(long)]
-    json: bool,
-    /// With --follow: how long to keep trying a server that went away
+    /// How long to keep trying a server that went away or is too busy (submit, status: with --follow)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     retry_for: std::time::Duration,
+}
+
+/// The same, and how it prints.
+#[derive(Debug, Args)]
+struct ClientArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
 }
 
 fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
@@ -91,6 +112,10 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Submit(args)) => blocking(submit::run(args)),
         Some(Command::Status(args)) => blocking(status::run(args)),
+        Some(Command::Import(args)) => blocking(import::run(args)),
+        Some(Command::Export(args)) => blocking(export::run(args)),
+        Some(Command::Publish(args)) => blocking(publish::run(args)),
+        Some(Command::DeadLetters(args)) => blocking(dead_letters::run(args)),
     };
     match done {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,

@@ -19,6 +19,7 @@ use rocket::figment::{self, Figment, Metadata, Profile, Provider, util};
 use thiserror::Error;
 use tracing::Level;
 
+use crate::model::event::EventsSettings;
 use crate::model::queue::{QueueName, QueueSettings};
 use section::Section;
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub log: LogFormat,
     /// The least important lines of the log that are written; default `info`.
     pub log_level: Level,
+    /// The bounds of events.
+    pub events: EventsSettings,
     /// All queues; always has `default`.
     pub queues: BTreeMap<QueueName, QueueSettings>,
 }
@@ -162,6 +165,7 @@ impl Settings {
         root.allow(&[
             "accept_loss",
             "data_dir",
+            "events",
             "keep_ended",
             "log_format",
             "log_level",
@@ -210,9 +214,36 @@ impl Settings {
             max_body: root.size("max_body", 1024..=1 << 30)?.unwrap_or(16 << 20),
             log: log.unwrap_or_default(),
             log_level: root.choice("log_level", &levels)?.unwrap_or(Level::INFO),
+            events: events(&root.section("events")?)?,
             queues: queues::read(&root.section("queues")?)?,
         })
     }
+}
+
+fn events(section: &Section<'_>) -> Result<EventsSettings, ConfigError> {
+    section.allow(&["max_batch", "max_bulk", "max_publish", "retention"])?;
+    let default = EventsSettings::default();
+    let most = |key, default: usize| -> Result<usize, ConfigError> {
+        Ok(section.integer(key, 1..=1_000_000)?.unwrap_or(default))
+    };
+    Ok(EventsSettings {
+        max_batch: most("max_batch", default.max_batch)?,
+        max_bulk: most("max_bulk", default.max_bulk)?,
+        max_publish: most("max_publish", default.max_publish)?,
+        retention: retention(&section.section("retention")?)?,
+    })
+}
+
+/// Tenants, and how long their events stay.
+fn retention(section: &Section<'_>) -> Result<BTreeMap<String, Duration>, ConfigError> {
+    let range = Duration::from_mins(1)..=Duration::from_hours(24 * 36_500);
+    let mut retention = BTreeMap::new();
+    for tenant in section.keys() {
+        if let Some(age) = section.duration(tenant, range.clone())? {
+            retention.insert(tenant.to_owned(), age);
+        }
+    }
+    Ok(retention)
 }
 
 /// Rocket itself ignores keys that it doesn't know, and reports bad values over many lines.

@@ -1,4 +1,4 @@
-//! The HTTP edge: parse, call, map. It decides nothing about jobs.
+//! The HTTP edge: parse, call, map. It decides nothing about jobs or events.
 //!
 //! One file a resource, each with its own `stage()`; `error` is the only place that makes an
 //! answer with a status of 400 or more.
@@ -6,15 +6,19 @@
 mod body;
 mod call;
 mod dashboard;
+mod dead_letters;
 mod docs;
 mod edge;
 mod error;
+mod events;
 mod health;
 mod ingest;
 mod metrics;
 pub mod openapi;
 mod queues;
 mod request_id;
+mod results;
+mod stats;
 mod status;
 
 use std::sync::Arc;
@@ -24,9 +28,11 @@ use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
 use rocket::figment::providers::Serialized;
 use rocket::{Build, Rocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::error::{Code, Problem};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::jobs::Jobs;
 use crate::telemetry::Metrics;
 
@@ -35,6 +41,8 @@ use crate::telemetry::Metrics;
 pub struct HttpState {
     /// The queues, and the store beneath.
     pub jobs: Jobs,
+    /// All events.
+    pub events: Events,
     /// Counts requests, and is what `/metrics` shows.
     pub metrics: Metrics,
     /// The time for deadlines and waits.
@@ -88,6 +96,7 @@ impl HttpState {
     #[must_use]
     pub fn with_limits(jobs: Jobs, metrics: Metrics, clock: Clock, limits: HttpLimits) -> Self {
         Self {
+            events: jobs.events().clone(),
             jobs,
             metrics,
             clock,
@@ -95,6 +104,22 @@ impl HttpState {
             bodies: Arc::new(body::Budget::new(limits.max_bodies)),
             waiters: Arc::new(Semaphore::new(limits.max_waiters)),
         }
+    }
+
+    /// A place among those that wait, bounded so that they can't take all memory.
+    fn waiter(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.waiters).try_acquire_owned().map_err(|_| {
+            let limit = self.limits.max_waiters;
+            Problem::new(
+                Code::RateLimited,
+                format!(
+                    "{limit} requests wait for changes, and no more may. \
+                     Read without waiting, or try again in a moment."
+                ),
+            )
+            .retry_after(Duration::from_secs(1))
+            .quota("waiting-requests", limit as u64)
+        })
     }
 
     /// How many more long polls and event streams there may be.
@@ -128,6 +153,10 @@ fn stage() -> AdHoc {
             .attach(ingest::stage())
             .attach(status::stage())
             .attach(queues::stage())
+            .attach(results::stage())
+            .attach(events::stage())
+            .attach(dead_letters::stage())
+            .attach(stats::stage())
             .attach(metrics::stage())
             .attach(openapi::stage())
             .attach(docs::stage())

@@ -20,6 +20,7 @@ mod pace;
 mod position;
 pub mod processor;
 mod registry;
+pub mod results;
 pub mod retry;
 mod runner;
 mod scheduler;
@@ -49,6 +50,7 @@ use self::scheduler::Scheduler;
 use self::submit::AcceptLog;
 use self::thread::SchedulerThread;
 use crate::clock::Clock;
+use crate::events::{Events, EventsSettings};
 use crate::model::change::Change;
 use crate::model::queue::{ProcessorSettings, QueueId, QueueName, QueueSettings};
 use crate::store::{OpenError, Store, StoreSettings};
@@ -63,6 +65,8 @@ pub struct JobsSettings {
     pub keep_ended: Duration,
     /// How long an ended ingestion can be read at all.
     pub retention: Duration,
+    /// The bounds of events: results are kept as such, in the same store.
+    pub events: EventsSettings,
 }
 
 /// The handle to all queues. Cheap to clone.
@@ -72,6 +76,7 @@ pub struct Jobs(Arc<Inner>);
 struct Inner {
     live: Arc<Live>,
     store: Store,
+    events: Events,
     clock: Clock,
     metrics: Metrics,
     queues: BTreeMap<QueueName, QueueId>,
@@ -127,9 +132,16 @@ impl Jobs {
         }
         live.open(handles);
         tell_found(&live);
+        let events = Events::new(
+            store.clone(),
+            clock.clone(),
+            metrics.clone(),
+            settings.events.clone(),
+        );
         let jobs = Self(Arc::new(Inner {
             live,
             store,
+            events,
             clock: clock.clone(),
             metrics,
             queues,
@@ -170,6 +182,7 @@ impl Jobs {
                 name: name.clone(),
                 live: Arc::clone(&inner.live),
                 store: inner.store.clone(),
+                events: inner.events.clone(),
                 clock: inner.clock.clone(),
                 metrics: inner.metrics.clone(),
                 callbacks: callbacks.clone(),
@@ -223,6 +236,12 @@ impl Jobs {
     pub fn schedulers_run(&self) -> bool {
         let tasks = self.0.tasks.lock();
         !tasks.is_empty() && tasks.iter().all(|task| !task.is_finished())
+    }
+
+    /// The events beside the jobs, the results of their work among them.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// The store beneath.

@@ -5,8 +5,11 @@
 
 pub mod batch;
 pub mod change;
+pub mod event;
 pub mod id;
 pub mod ingestion;
+pub mod json;
+pub mod offence;
 pub mod priority;
 pub mod queue;
 pub mod time;

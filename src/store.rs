@@ -6,8 +6,15 @@ pub mod error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use self::embedded::Embedded;
+pub use self::embedded::events::{NewLetter, Prepared};
 use crate::model::change::Change;
+use crate::model::event::{
+    DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Sequence,
+    StoredEvent,
+};
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
@@ -88,6 +95,91 @@ impl Store {
     /// number at a time; returns how many of both went. Call again until it returns 0.
     pub async fn prune(&self, ended_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
         self.0.prune(ended_before, now).await
+    }
+
+    /// Makes events ready to be written: finds duplicates, reserves the identities of the others,
+    /// encodes and compresses. Takes the time of its caller's thread (some microseconds an event,
+    /// and a read where an identity may be old), so many events belong on a thread for blocking
+    /// work. Dropping what it returns gives the identities back.
+    ///
+    /// `letters` are the refused events of the same request; they are written with the others.
+    pub fn prepare(
+        &self,
+        events: &[Event<'_>],
+        letters: Vec<NewLetter>,
+    ) -> Result<Prepared, StoreError> {
+        self.0.prepare(events, letters)
+    }
+
+    /// Writes them in one transaction with whatever else waits, and syncs once. Returns what became
+    /// of each, in the order in which they were prepared.
+    pub async fn append(&self, prepared: Prepared) -> Result<Vec<Receipt>, StoreError> {
+        self.0.append(prepared).await
+    }
+
+    /// A page of events in order of (time, arrival).
+    pub async fn page(&self, query: PageQuery) -> Result<EventPage, StoreError> {
+        self.0.page(query).await
+    }
+
+    /// The event of an identity, unless it was erased.
+    pub async fn event(
+        &self,
+        tenant: &str,
+        topic: &str,
+        id: &str,
+    ) -> Result<Option<StoredEvent>, StoreError> {
+        self.0.event(tenant, topic, id).await
+    }
+
+    /// The next events behind `after` in order of arrival that `filter` means, at most `limit`, and
+    /// the arrival up to which was looked.
+    pub async fn events_since(
+        &self,
+        after: Sequence,
+        filter: EventFilter,
+        limit: usize,
+    ) -> Result<(Vec<StoredEvent>, Sequence), StoreError> {
+        self.0.events_since(after, filter, limit).await
+    }
+
+    /// The arrival of the last event that can be read; changes with every commit that has any.
+    #[must_use]
+    pub fn last_event(&self) -> watch::Receiver<Sequence> {
+        self.0.last_event()
+    }
+
+    /// What was ever received.
+    #[must_use]
+    pub fn event_counts(&self) -> EventCounts {
+        self.0.event_counts()
+    }
+
+    /// Removes the events that `filter` means; their identities stay spent. Returns how many. Those
+    /// accepted while this works may stay.
+    pub async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
+        self.0.erase(filter).await
+    }
+
+    /// Merges some small blocks of events, or blocks that overlap in time; whether there were any.
+    /// Call again until there are none.
+    pub async fn pack(&self) -> Result<bool, StoreError> {
+        self.0.pack().await
+    }
+
+    /// Dead letters behind `after` in order of their number, at most `limit`.
+    pub async fn letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        self.0.letters(after, limit).await
+    }
+
+    /// One dead letter.
+    pub async fn letter(&self, id: u64) -> Result<Option<DeadLetter>, StoreError> {
+        self.0.letter(id).await
+    }
+
+    /// Removes a dead letter; whether there was one.
+    pub async fn discard_letter(&self, id: u64) -> Result<bool, StoreError> {
+        self.0.discard_letter(id).await
     }
 
     /// Whether it takes writes.

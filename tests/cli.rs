@@ -6,102 +6,20 @@
     missing_docs
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "support/stub.rs"]
+mod stub;
 
-use parking_lot::Mutex;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use stub::Server;
 
 const ID: &str = "0193f5a0-0000-7000-8000-000000000001";
 
-/// One request as the server got it.
-#[derive(Clone, Debug)]
-struct Request {
-    line: String,
-    headers: Vec<String>,
-    body: String,
-}
-
-/// What it answers; `None` hangs up without a word.
-type Answer = Option<(u16, String)>;
-
-struct Server {
-    address: SocketAddr,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    /// Answers the n-th request (from 0) with `answer(n, request)`, one connection a request.
-    fn start(answer: impl Fn(usize, &Request) -> Answer + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&requests);
-        std::thread::spawn(move || {
-            let count = AtomicUsize::new(0);
-            for stream in listener.incoming().map_while(Result::ok) {
-                let Some(request) = read(&stream) else {
-                    continue;
-                };
-                seen.lock().push(request.clone());
-                let Some((status, body)) = answer(count.fetch_add(1, Ordering::Relaxed), &request)
-                else {
-                    continue;
-                };
-                let _ = write!(
-                    &stream,
-                    "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-            }
-        });
-        Self { address, requests }
-    }
-
-    /// Accepts every submission.
-    fn accepting() -> Self {
-        Self::start(|_, _| Some((200, format!(r#"{{"ingestion_id": "{ID}"}}"#))))
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn requests(&self) -> Vec<Request> {
-        self.requests.lock().clone()
-    }
-
-    fn body(&self, n: usize) -> serde_json::Value {
-        serde_json::from_str(&self.requests()[n].body).unwrap()
-    }
-}
-
-fn read(stream: &TcpStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut headers = Vec::new();
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header).ok()?;
-        match header.trim() {
-            "" => break,
-            text => headers.push(text.to_ascii_lowercase()),
-        }
-    }
-    let length = headers
-        .iter()
-        .find_map(|header| header.strip_prefix("content-length: "))
-        .map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(Request {
-        line: line.trim().to_owned(),
-        headers,
-        body: String::from_utf8(body).ok()?,
-    })
+/// Accepts every submission.
+fn accepting() -> Server {
+    Server::start(|_, _| Some((200, format!(r#"{{"ingestion_id": "{ID}"}}"#))))
 }
 
 fn tollgate(server: &str, arguments: &[&str]) -> Command {
@@ -149,7 +67,7 @@ fn summary(status: &str, completed: u32, failed: u32) -> String {
 
 #[test]
 fn submit_sends_ids_as_they_are_written_and_prints_the_id() {
-    let server = Server::accepting();
+    let server = accepting();
     let output = run(&server, &["submit", "7", "-3", "1..=3", "8-9", "4,5"]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     assert_eq!(out(&output), format!("{ID}\n"));
@@ -163,7 +81,7 @@ fn submit_sends_ids_as_they_are_written_and_prints_the_id() {
 
 #[test]
 fn submit_passes_every_option_on() {
-    let server = Server::accepting();
+    let server = accepting();
     let arguments = [
         "submit",
         "1",
@@ -199,7 +117,7 @@ fn submit_passes_every_option_on() {
 
 #[test]
 fn submit_reads_files_and_standard_input() {
-    let server = Server::accepting();
+    let server = accepting();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ids.txt");
     std::fs::write(&file, "10\n11, 12\r\n\n13-14\n").unwrap();
@@ -229,7 +147,7 @@ fn submit_reads_files_and_standard_input() {
 
 #[test]
 fn wrong_usage_exits_2_and_sends_nothing() {
-    let server = Server::accepting();
+    let server = accepting();
     for (arguments, message) in [
         (vec!["submit"], "no ids are given"),
         (vec!["submit", "x"], "\"x\" is no id"),
@@ -304,7 +222,7 @@ fn failures_exit_1() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         assert!(err(&output).contains("does not answer"), "{}", err(&output));
     }
-    let output = run(&Server::accepting(), &["submit", "--file", "/nowhere/ids"]);
+    let output = run(&accepting(), &["submit", "--file", "/nowhere/ids"]);
     assert_eq!(output.status.code(), Some(1));
     let other = Server::start(|_, _| Some((200, "<html>".to_owned())));
     let output = run(&other, &["submit", "1"]);

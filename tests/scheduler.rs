@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tollgate::clock::{Clock, ManualClock};
+use tollgate::events::EventsSettings;
 use tollgate::jobs::{Idempotency, Jobs, JobsSettings, Submission, SubmitError, View};
 use tollgate::model::batch::BatchStatus;
 use tollgate::model::id::IngestionId;
@@ -42,6 +43,7 @@ fn settings(queues: &[&str]) -> JobsSettings {
             .collect::<BTreeMap<_, _>>(),
         keep_ended: 60 * SECOND,
         retention: 3600 * SECOND,
+        events: EventsSettings::default(),
     }
 }
 

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers of `src/`, lowest first: a module may use those below its own.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["model"],
     &["clock", "config"],
     &["telemetry"],
     &["store"],
+    &["events"],
     &["jobs"],
     &["http"],
     &["app"],

@@ -6,7 +6,8 @@ use std::time::Duration;
 use reqwest::{RequestBuilder, Response, Url};
 use serde::Deserialize;
 
-use super::{ClientArgs, Failure};
+use super::{Failure, ServerArgs};
+use crate::clock::Clock;
 
 /// Where a server is when nothing says otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8000";
@@ -20,13 +21,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most time for a whole answer.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
+/// The shortest and the longest pause between two attempts, where the server names none.
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+
 /// The longest answer that is read, in bytes: the status of 1,000,000 ids fits.
 const MAX_ANSWER: usize = 256 << 20;
 
 /// The most single problems of a refused request that are shown.
 const MAX_SHOWN: usize = 10;
 
-/// One server.
+/// One server. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
@@ -38,6 +44,21 @@ pub(super) struct Refusal {
     pub(super) text: String,
     /// Whether the same request may succeed later.
     pub(super) passing: bool,
+    /// How long the server asks to wait before that.
+    pub(super) retry_after: Option<Duration>,
+    /// What is wrong with which part of the request.
+    pub(super) offences: Vec<Offence>,
+}
+
+impl Refusal {
+    fn new(text: String, passing: bool) -> Self {
+        Self {
+            text,
+            passing,
+            retry_after: None,
+            offences: Vec::new(),
+        }
+    }
 }
 
 impl From<Refusal> for Failure {
@@ -56,15 +77,18 @@ struct Problem {
     errors: Vec<Offence>,
 }
 
-#[derive(Default, Deserialize)]
+/// One thing that is wrong with a request.
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Offence {
-    pointer: String,
-    detail: String,
+pub(super) struct Offence {
+    /// Where, as RFC 6901 writes it.
+    pub(super) pointer: String,
+    /// What.
+    pub(super) detail: String,
 }
 
 impl Client {
-    pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
+    pub(super) fn new(args: &ServerArgs) -> Result<Self, Failure> {
         let server = match &args.server {
             Some(server) => server.clone(),
             None => std::env::var(SERVER_VARIABLE).unwrap_or_else(|_| DEFAULT_SERVER.to_owned()),
@@ -119,17 +143,75 @@ impl Client {
         self.send(request).await
     }
 
+    /// A `POST` of JSON that may be sent again: while the server is away or too busy, for at most
+    /// `retry_for`.
+    pub(super) async fn post_again(
+        &self,
+        path: &str,
+        body: &[u8],
+        retry_for: Duration,
+        clock: &Clock,
+    ) -> Result<String, Refusal> {
+        self.again(retry_for, clock, || self.post(path, body.to_vec(), None))
+            .await
+    }
+
+    /// A `GET` with these parameters, sent again in the same way.
+    pub(super) async fn get_again(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        retry_for: Duration,
+        clock: &Clock,
+    ) -> Result<String, Refusal> {
+        let mut url = self.url(path)?;
+        url.query_pairs_mut().extend_pairs(query);
+        let get = || self.send(self.http.get(url.clone()));
+        self.again(retry_for, clock, get).await
+    }
+
+    async fn again<F: Future<Output = Result<String, Refusal>>>(
+        &self,
+        retry_for: Duration,
+        clock: &Clock,
+        send: impl Fn() -> F,
+    ) -> Result<String, Refusal> {
+        let started = clock.now().mono;
+        let mut backoff = MIN_BACKOFF;
+        loop {
+            let refusal = match send().await {
+                Ok(text) => return Ok(text),
+                Err(refusal) => refusal,
+            };
+            let pause = refusal.retry_after.unwrap_or(backoff).max(MIN_BACKOFF);
+            let gone_for = clock.now().mono.saturating_sub(started);
+            if !refusal.passing || gone_for + pause > retry_for {
+                return Err(refusal);
+            }
+            clock.sleep(pause).await;
+            backoff = (backoff * 2).min(MAX_BACKOFF);
+        }
+    }
+
+    /// A `DELETE`.
+    pub(super) async fn delete(&self, path: &str) -> Result<String, Refusal> {
+        self.send(self.http.delete(self.url(path)?)).await
+    }
+
+    /// The server, for people.
+    pub(super) fn name(&self) -> &str {
+        self.base.as_str()
+    }
+
     fn url(&self, path: &str) -> Result<Url, Refusal> {
-        self.base.join(path).map_err(|error| Refusal {
-            text: format!("{path:?} is no path: {error}"),
-            passing: false,
-        })
+        let url = self.base.join(path);
+        url.map_err(|error| Refusal::new(format!("{path:?} is no path: {error}"), false))
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<String, Refusal> {
-        let lost = |error: reqwest::Error| Refusal {
-            passing: !error.is_builder(),
-            text: format!("{} does not answer: {}", self.base, cause(&error)),
+        let lost = |error: reqwest::Error| {
+            let text = format!("{} does not answer: {}", self.base, cause(&error));
+            Refusal::new(text, !error.is_builder())
         };
         let response = request
             .header("Accept", "application/json")
@@ -137,21 +219,28 @@ impl Client {
             .await
             .map_err(lost)?;
         let status = response.status();
+        let retry_after = response.headers().get("Retry-After");
+        let retry_after = retry_after
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
         let text = self.text(response).await?;
         if status.is_success() {
             return Ok(text);
         }
+        let (text, offences) = refused(status.as_u16(), &text);
         Err(Refusal {
+            text,
             passing: status.is_server_error() || status.as_u16() == 429,
-            text: refused(status.as_u16(), &text),
+            retry_after,
+            offences,
         })
     }
 
     async fn text(&self, mut response: Response) -> Result<String, Refusal> {
         let mut bytes = Vec::new();
-        let broken = |why: String, passing| Refusal {
-            text: format!("the answer of {} can't be used: {why}", self.base),
-            passing,
+        let broken = |why: String, passing| {
+            let text = format!("the answer of {} can't be used: {why}", self.base);
+            Refusal::new(text, passing)
         };
         while let Some(chunk) = response
             .chunk()
@@ -167,8 +256,8 @@ impl Client {
     }
 }
 
-/// A refused request in words.
-fn refused(status: u16, body: &str) -> String {
+/// A refused request in words, and all that is wrong with it.
+fn refused(status: u16, body: &str) -> (String, Vec<Offence>) {
     let problem: Problem = serde_json::from_str(body).unwrap_or_default();
     let said = problem.detail.or(problem.title);
     let said = said.unwrap_or_else(|| "the server refused the request".to_owned());
@@ -181,7 +270,8 @@ fn refused(status: u16, body: &str) -> String {
         && said.contains(&only.detail)
     {
         // The sentence has said it; where it is remains.
-        return format!("{text}\n  at {}", only.pointer);
+        text = format!("{text}\n  at {}", only.pointer);
+        return (text, problem.errors);
     }
     // Writing to a string can't fail.
     for offence in problem.errors.iter().take(MAX_SHOWN) {
@@ -195,7 +285,7 @@ fn refused(status: u16, body: &str) -> String {
     {
         let _ = write!(text, "\n  and {more} more");
     }
-    text
+    (text, problem.errors)
 }
 
 /// The innermost cause: it alone says what happened.
@@ -220,7 +310,8 @@ mod tests {
             r#"{{"detail": "bad ids", "code": "invalid_value", "errors": [{}]}}"#,
             offences.join(",")
         );
-        let text = refused(422, &body);
+        let (text, all) = refused(422, &body);
+        assert_eq!(all.len(), 12);
         assert!(
             text.starts_with("bad ids (422 invalid_value)\n  /ids/0: no integer\n"),
             "{text}"
@@ -228,9 +319,9 @@ mod tests {
         assert!(text.ends_with("/ids/9: no integer\n  and 2 more"), "{text}");
         let once = r#"{"detail": "it must be whole", "errors": [
             {"pointer": "/ids/0", "detail": "must be whole"}]}"#;
-        assert_eq!(refused(422, once), "it must be whole (422)\n  at /ids/0");
+        assert_eq!(refused(422, once).0, "it must be whole (422)\n  at /ids/0");
         assert_eq!(
-            refused(502, "<html>"),
+            refused(502, "<html>").0,
             "the server refused the request (502)"
         );
     }

@@ -111,7 +111,7 @@ pub(super) async fn until_it_ends(
             display.close();
             return ended(id, &summary);
         }
-        text = patiently(client, id, args.retry_for, &clock, &display).await?;
+        text = patiently(client, id, args.server.retry_for, &clock, &display).await?;
         if !changed {
             clock.sleep_until(asked_at + MIN_PAUSE).await;
         }

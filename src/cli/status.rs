@@ -26,7 +26,7 @@ fn parse_id(text: &str) -> Result<IngestionId, String> {
 
 /// Shows the status once, or until it ends.
 pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.client)?;
+    let client = Client::new(&args.client.server)?;
     if args.follow {
         return follow::until_it_ends(&client, args.id, &args.client).await;
     }

@@ -82,7 +82,7 @@ struct Answer {
 
 /// Submits, prints the id, and follows if asked to.
 pub(super) async fn run(args: SubmitArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.client)?;
+    let client = Client::new(&args.client.server)?;
     let ids = ids::collect(&args.ids, args.file.as_deref())?;
     let body = serde_json::to_vec(&Body {
         ids: &ids,

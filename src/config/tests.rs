@@ -43,6 +43,7 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(settings.keep_ended, Duration::from_hours(1));
     assert_eq!(settings.retention, Duration::from_hours(30 * 24));
     assert_eq!(settings.max_body, 16 << 20);
+    assert_eq!(settings.events, EventsSettings::default());
     assert_eq!(settings.log, LogFormat::Text);
     assert_eq!(settings.log_level, Level::INFO);
     assert_eq!(settings.queues.len(), 1);
@@ -58,7 +59,11 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
             Some(setting) if setting.starts_with('[') || setting.contains(" = ") => setting,
             _ => line,
         })
-        .filter(|line| !line.starts_with("upstream") && !line.starts_with("seed"))
+        .filter(|line| {
+            !["upstream", "seed", "acme"]
+                .iter()
+                .any(|it| line.starts_with(it))
+        })
         .flat_map(|line| [line, "\n"])
         .collect();
     let from_file = load_whole(&shown, &[]).unwrap();
@@ -168,7 +173,7 @@ fn a_bad_value_in_the_file_is_named_with_what_is_allowed() {
         (
             "colour = 1".to_owned(),
             "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, \
-             data_dir, keep_ended, log_format, log_level, max_body, queues, retention"
+             data_dir, events, keep_ended, log_format, log_level, max_body, queues, retention"
                 .to_owned(),
         ),
         (
@@ -330,4 +335,27 @@ fn at_most_a_thousand_queues() {
     );
     let error = load(&file(1_001), &[]).unwrap_err();
     assert!(error.contains("at most 1000 queues are allowed"), "{error}");
+}
+
+#[test]
+fn the_bounds_of_events_can_be_set() {
+    let settings = load(
+        "[default.tollgate.events]\nmax_batch = 2",
+        &[("TOLLGATE_EVENTS__MAX_PUBLISH", "1000000")],
+    );
+    let events = settings.unwrap().events;
+    assert_eq!((events.max_batch, events.max_publish), (2, 1_000_000));
+    let error = load("", &[("TOLLGATE_EVENTS__MAX_BULK", "0")]).unwrap_err();
+    assert_eq!(
+        error,
+        "events.max_bulk (set by TOLLGATE_EVENTS__MAX_BULK): \"0\" is not allowed; \
+         allowed: a whole number from 1 to 1000000"
+    );
+    let settings = load("[default.tollgate.events.retention]\nacme = \"90d\"", &[]);
+    let retention = settings.unwrap().events.retention;
+    assert_eq!(retention["acme"], Duration::from_hours(90 * 24));
+    let error = load("[default.tollgate.events.retention]\nacme = \"1s\"", &[]).unwrap_err();
+    assert!(error.starts_with("events.retention.acme"), "{error}");
+    let error = load("[default.tollgate.events]\nbulk = 2", &[]).unwrap_err();
+    assert!(error.starts_with("events.bulk"), "{error}");
 }

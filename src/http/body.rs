@@ -12,6 +12,9 @@ use super::HttpState;
 use super::call::Call;
 use super::error::{Code, Problem, shown};
 
+/// The media type of JSON.
+pub(super) const JSON: &str = "application/json";
+
 /// What is reserved at first for a body, at most.
 const FIRST: usize = 16 * 1024;
 
@@ -31,6 +34,12 @@ pub(super) struct Body {
 impl Body {
     /// The bytes, as sent.
     pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
@@ -86,31 +95,41 @@ impl Drop for Share {
     }
 }
 
-/// Reads the JSON body of a request.
-///
-/// 415 for another media type, 413 past the limit, 408 past the deadline, 400 for a body that is
-/// shorter than announced, 503 when the bodies in flight take all the memory there is for them.
+/// Reads the JSON body of a request; see [`read`].
 pub(super) async fn read_json(
     call: Call<'_>,
     data: Data<'_>,
     state: &HttpState,
 ) -> Result<Body, Problem> {
-    let right_type = check_media_type(call.header("content-type"));
+    let (body, ()) = read(call, data, state, &[(JSON, ())]).await?;
+    Ok(body)
+}
+
+/// Reads the body of a request that has one of these media types; returns what stands beside the
+/// media type, too.
+///
+/// 415 for another media type, 413 past the limit, 408 past the deadline, 400 for a body that is
+/// shorter than announced, 503 when the bodies in flight take all the memory there is for them.
+pub(super) async fn read<T: Copy>(
+    call: Call<'_>,
+    data: Data<'_>,
+    state: &HttpState,
+    types: &[(&'static str, T)],
+) -> Result<(Body, T), Problem> {
+    let right_type = check_media_type(call.header("content-type"), types);
     let announced = call
         .header("content-length")
         .and_then(|length| length.parse::<u64>().ok());
     let limit = state.limits.max_body;
     let mut stream = data.open(limit.saturating_add(1 + MAX_DRAINED).bytes());
-    let refusal = match right_type {
-        Err(problem) => Some(problem),
-        Ok(()) => announced
-            .is_some_and(|length| length > limit)
-            .then(|| too_large(limit)),
+    let fits = announced.is_none_or(|length| length <= limit);
+    let found = match right_type {
+        Ok(found) if fits => found,
+        refused => {
+            drain(&mut stream, state).await;
+            return Err(refused.err().unwrap_or_else(|| too_large(limit)));
+        }
     };
-    if let Some(problem) = refusal {
-        drain(&mut stream, state).await;
-        return Err(problem);
-    }
     let reading = read_up_to(&mut stream, announced, state);
     let body = tokio::select! {
         // A body that has arrived already costs no timer.
@@ -128,7 +147,7 @@ pub(super) async fn read_json(
     if announced.is_some_and(|length| length != body.bytes.len() as u64) {
         return Err(cut_off(announced, body.bytes.len()));
     }
-    Ok(body)
+    Ok((body, found))
 }
 
 /// The whole body; `None` if it is larger than the limit.
@@ -179,23 +198,30 @@ async fn drain(stream: &mut DataStream<'_>, state: &HttpState) {
     }
 }
 
-/// `application/json`, with any parameters.
-fn check_media_type(given: Option<&str>) -> Result<(), Problem> {
+/// One of `types`, with any parameters.
+fn check_media_type<T: Copy>(
+    given: Option<&str>,
+    types: &[(&'static str, T)],
+) -> Result<T, Problem> {
     let essence = given.and_then(|value| value.split(';').next());
-    match essence.map(str::trim) {
-        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
-        Some(other) => Err(Problem::new(
-            Code::UnsupportedMediaType,
-            format!(
-                "The body is {}; send it as Content-Type: application/json.",
-                shown(other)
-            ),
-        )),
-        None => Err(Problem::new(
-            Code::UnsupportedMediaType,
-            "The request has no Content-Type; send the body as Content-Type: application/json.",
-        )),
+    let essence = essence.map(str::trim);
+    let right = types.iter().find(|(name, _)| {
+        let same = |essence: &str| essence.eq_ignore_ascii_case(name);
+        essence.is_some_and(same)
+    });
+    if let Some((_, found)) = right {
+        return Ok(*found);
     }
+    let is = match essence {
+        Some(other) => format!("The body is {}", shown(other)),
+        None => "The request has no Content-Type".to_owned(),
+    };
+    let names: Vec<&str> = types.iter().map(|(name, _)| *name).collect();
+    let names = names.join(" or ");
+    Err(Problem::new(
+        Code::UnsupportedMediaType,
+        format!("{is}; send the body as Content-Type: {names}."),
+    ))
 }
 
 fn too_large(limit: u64) -> Problem {
@@ -232,24 +258,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_json_is_taken_with_any_parameters() {
+    fn only_what_is_named_is_taken_with_any_parameters() {
+        let types = [(JSON, 0), ("application/x-ndjson", 1)];
+        let lines = Some("application/X-NDJSON; charset=utf-8");
+        assert_eq!(check_media_type(lines, &types).ok(), Some(1));
         for good in [
             "application/json",
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;x=y",
         ] {
-            assert!(check_media_type(Some(good)).is_ok(), "{good}");
+            assert!(check_media_type(Some(good), &types).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "text/plain",
-            "application/jsonx",
-            "application/x-ndjson",
-        ] {
-            assert!(check_media_type(Some(bad)).is_err(), "{bad}");
+        for bad in ["", "text/plain", "application/jsonx", "application/ndjson"] {
+            assert!(check_media_type(Some(bad), &types).is_err(), "{bad}");
         }
-        assert!(check_media_type(None).is_err());
+        assert!(check_media_type(None, &types).is_err());
     }
 
     #[test]

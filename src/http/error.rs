@@ -1,7 +1,6 @@
 //! Every answer with a status of 400 or more: RFC 9457 problem details.
 
 mod catch;
-mod offence;
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -13,10 +12,11 @@ use rocket::response::{self, Responder};
 use rocket::{Request, Response};
 use serde::Serialize;
 
-pub(super) use offence::{Offence, Offences, shown};
-
 use super::request_id::{HEADER, RequestId};
+use crate::events::IngestError;
+use crate::events::parse::Refusal;
 use crate::jobs::SubmitError;
+pub(super) use crate::model::offence::{Offence, Offences, shown};
 use crate::store::StoreError;
 
 /// The media type of a problem (RFC 9457).
@@ -173,6 +173,24 @@ impl Problem {
         self
     }
 
+    /// Text that is no JSON: 400.
+    pub(super) fn malformed(reason: &str) -> Self {
+        Self::new(
+            Code::MalformedJson,
+            format!("The body is not one JSON value in UTF-8: {reason}."),
+        )
+    }
+
+    /// JSON with bad values: 422.
+    pub(super) fn invalid(offences: Offences) -> Self {
+        let count = offences.count().unwrap_or_default();
+        let detail = match offences.listed() {
+            [one] => format!("A value is not valid: it {}.", one.detail()),
+            _ => format!("{count} values are not valid; errors says which."),
+        };
+        Self::new(Code::InvalidValue, detail).with_offences(offences)
+    }
+
     /// One bad query parameter: 422.
     pub(super) fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
         let offence = Offence::in_parameter(name, detail.into());
@@ -271,6 +289,46 @@ impl From<SubmitError> for Problem {
             )
             .retry_after(Duration::from_secs(1)),
             SubmitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Self {
+        match error {
+            // Lines, too: those are more than one value.
+            IngestError::Refused(Refusal::Malformed(reason)) => Self::new(
+                Code::MalformedJson,
+                format!("The body is not JSON in UTF-8: {reason}."),
+            ),
+            IngestError::Refused(Refusal::Invalid(offences)) => Self::invalid(offences),
+            IngestError::Refused(Refusal::TooMany {
+                count,
+                max,
+                pointer,
+            }) => {
+                let path: Vec<&str> = pointer.split('/').skip(1).collect();
+                let mut offences = Offences::default();
+                offences.add(&path, "too_many_items", || {
+                    format!("has {count} events and may have {max}")
+                });
+                Self::new(
+                    Code::TooManyItems,
+                    format!(
+                        "There are {count} events, and one request takes at most {max}. \
+                         Send them in several requests."
+                    ),
+                )
+                .with_offences(offences)
+            }
+            IngestError::Busy => Self::new(
+                Code::QueueFull,
+                "Too many large requests wait to be stored; nothing of this one was. \
+                 Send it again in a moment.",
+            )
+            .retry_after(Duration::from_secs(1))
+            .quota("waiting-events", IngestError::MAX_WAITING as u64),
+            IngestError::Store(error) => error.into(),
         }
     }
 }
@@ -387,6 +445,8 @@ mod tests {
             assert_eq!(row(&problem), (503, "unavailable", true));
             assert!(!problem.0.detail.contains("secret"));
         }
+        let busy = IngestError::Busy.into();
+        assert_eq!(row(&busy), (429, "queue_full", true));
         let damaged = StoreError::Damaged("page 7 of /secret/path".to_owned()).into();
         assert_eq!(row(&damaged), (500, "internal", false));
         assert!(!damaged.0.detail.contains("secret"));

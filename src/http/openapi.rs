@@ -16,7 +16,9 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::error::{Code, MEDIA_TYPE, Offence};
-use super::{dashboard, docs, health, ingest, metrics, queues, status};
+use super::{
+    dashboard, dead_letters, docs, events, health, ingest, metrics, queues, results, stats, status,
+};
 
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
@@ -33,13 +35,17 @@ pub(super) fn stage() -> AdHoc {
             batches of three, the urgent ones first, one every interval.",
     ),
     paths(
-        ingest::ingest, status::status, queues::queues, queues::ingestions,
+        ingest::ingest, status::status, queues::queues, queues::ingestions, results::results,
+        events::post_events, events::bulk, events::publish, events::page::page,
+        events::page::event, events::stream::stream, events::erase, stats::stats, dead_letters::letters, dead_letters::letter,
+        dead_letters::retry, dead_letters::discard,
         health::index, health::health, health::liveness, health::ready, metrics::metrics,
         openapi, docs::docs, docs::script, docs::licence, dashboard::dashboard,
     ),
     components(schemas(ProblemDocument, status::Status<'static>, status::Moved<'static>)),
     tags(
         (name = "jobs", description = "Submit ids, and see what becomes of them."),
+        (name = "events", description = "Push events, each accepted once, and read them back."),
         (name = "service", description = "Whether it works, and how it does."),
     ),
     modifiers(&Common),
@@ -81,7 +87,10 @@ struct Common;
 impl Modify for Common {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for item in document.paths.paths.values_mut() {
-            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            for operation in [&mut item.get, &mut item.post, &mut item.delete]
+                .into_iter()
+                .flatten()
+            {
                 complete(operation);
             }
         }

@@ -5,7 +5,6 @@ mod json;
 mod parameters;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rocket::fairing::AdHoc;
@@ -15,7 +14,6 @@ use rocket::request::Request;
 use rocket::response::stream::{Event, EventStream};
 use rocket::response::{self, Responder, Response};
 use rocket::{Shutdown, State, get, routes};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::HttpState;
@@ -123,13 +121,13 @@ pub(super) async fn status(
     let parameters = Parameters::parse(view, batches, wait)?;
     let id = IngestionId::parse(ingestion_id).ok_or_else(|| unknown(ingestion_id))?;
     if call.accepts("text/event-stream") {
-        let permit = waiter(state)?;
+        let permit = state.waiter()?;
         let follow = follow::Follow::begin(state, id, &parameters, permit, shutdown).await?;
         let events = EventStream::from(follow.events()).heartbeat(state.limits.heartbeat);
         return Ok(Answer::Follow(events));
     }
     if let Some(time) = parameters.wait {
-        let _permit = waiter(state)?;
+        let _permit = state.waiter()?;
         wait_for_change(state, id, time, shutdown).await?;
     }
     let view = read(state, id, parameters.range()).await?;
@@ -181,23 +179,8 @@ async fn wait_for_change(
     Ok(())
 }
 
-/// A place among those that wait, bounded so that they can't take all memory.
-fn waiter(state: &HttpState) -> Result<OwnedSemaphorePermit, Problem> {
-    Arc::clone(&state.waiters).try_acquire_owned().map_err(|_| {
-        let limit = state.limits.max_waiters;
-        Problem::new(
-            Code::RateLimited,
-            format!(
-                "{limit} requests wait for changes, and no more may. \
-                     Read without wait, or try again in a moment."
-            ),
-        )
-        .retry_after(Duration::from_secs(1))
-        .quota("waiting-requests", limit as u64)
-    })
-}
-
-fn unknown(id: &str) -> Problem {
+/// The answer for an ingestion that is not there.
+pub(super) fn unknown(id: &str) -> Problem {
     Problem::new(
         Code::NotFound,
         format!(

@@ -13,8 +13,10 @@ use super::callback::{Callback, Callbacks};
 use super::decide::Finished;
 use super::live::{Live, QueueHandle};
 use super::processor::{Failure, IdResult, Processor, Work};
+use super::results;
 use super::scheduler::{Outcome, Scheduler, Start};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::model::batch::BatchStatus;
 use crate::model::change::Change;
 use crate::model::id::{BatchIndex, IngestionRef};
@@ -39,6 +41,8 @@ pub(crate) struct Runner {
     pub(crate) name: QueueName,
     pub(crate) live: Arc<Live>,
     pub(crate) store: Store,
+    /// Where results are kept.
+    pub(crate) events: Events,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
     pub(crate) callbacks: Callbacks,
@@ -164,13 +168,15 @@ impl Runner {
                 begins_at,
                 begun: sender,
             };
-            let attempt = attempt_of(
-                Arc::clone(&self.processor),
-                start.ingestion,
-                start.work.clone(),
+            let attempt = Attempt {
+                processor: Arc::clone(&self.processor),
+                events: self.events.clone(),
+                ingestion: start.ingestion,
+                work: start.work.clone(),
+                last: scheduler.is_last(start.work.attempt),
                 gate,
-            );
-            works.spawn_on(attempt, &self.workers);
+            };
+            works.spawn_on(attempt.run(), &self.workers);
             begun.push((start, beginning));
         }
         let mut late = None;
@@ -335,46 +341,59 @@ struct Gate {
     begun: oneshot::Sender<Now>,
 }
 
-/// One attempt; a processor that panics fails every id instead of blocking the queue.
-async fn attempt_of(
+/// One attempt at a batch.
+struct Attempt {
     processor: Arc<Processor>,
+    events: Events,
     ingestion: IngestionRef,
     work: Work,
+    /// Whether there is none after it.
+    last: bool,
     gate: Gate,
-) -> Finished {
-    let (batch, due, clock) = (work.batch, work.due.clone(), gate.clock.clone());
-    // Through the gate in the task that does the work: between the moment it tells and the work
-    // there is nothing that could take time.
-    let done = tokio::spawn(async move {
-        let at = gate.clock.hold_until(gate.begins_at).await;
-        // The receiver is gone only when the process ends.
-        let _ = gate.begun.send(at);
-        processor.run(work).await
-    });
-    let results = match done.await {
-        Ok(results) => results,
-        Err(error) => {
+}
+
+impl Attempt {
+    /// Does the work and keeps its results.
+    async fn run(self) -> Finished {
+        let (clock, gate) = (self.gate.clock.clone(), self.gate);
+        let (processor, work) = (self.processor, self.work.clone());
+        // Through the gate in the task that does the work: between the moment it tells and the work
+        // there is nothing that could take time.
+        let done = tokio::spawn(async move {
+            let at = gate.clock.hold_until(gate.begins_at).await;
+            // The receiver is gone only when the process ends.
+            let _ = gate.begun.send(at);
+            processor.run(work).await
+        });
+        let results = done.await.unwrap_or_else(|error| {
             tracing::error!("the processor stopped in the middle of a batch: {error}");
-            let failure = Failure {
-                reason: "the processor stopped in the middle".to_owned(),
-                retry_after: None,
-            };
-            due.into_iter()
-                .map(|(position, id)| IdResult {
-                    position,
-                    id,
-                    result: Err(failure.clone()),
-                })
-                .collect()
+            broken_down(&self.work)
+        });
+        let at = clock.now().wall;
+        results::keep(&self.events, &clock, &self.work, &results, self.last, at).await;
+        Finished {
+            ingestion: self.ingestion,
+            batch: self.work.batch,
+            results,
+            at,
+            jitter: fastrand::f64(),
         }
-    };
-    Finished {
-        ingestion,
-        batch,
-        results,
-        at: clock.now().wall,
-        jitter: fastrand::f64(),
     }
+}
+
+/// A processor that panics fails every id instead of blocking the queue.
+fn broken_down(work: &Work) -> Vec<IdResult> {
+    let failure = Failure {
+        reason: "the processor stopped in the middle".to_owned(),
+        retry_after: None,
+    };
+    let due = work.due.iter();
+    due.map(|(position, id)| IdResult {
+        position: *position,
+        id: *id,
+        result: Err(failure.clone()),
+    })
+    .collect()
 }
 
 async fn sleep_until(clock: &Clock, mono: Option<Duration>) {

@@ -11,6 +11,7 @@ use super::decide::{self, Finished};
 use super::pace::{Pace, Slot};
 use super::processor::Work;
 use super::registry::{Queue, Registry};
+use super::retry;
 use crate::model::change::Change;
 use crate::model::queue::{QueueId, QueueSettings};
 use crate::model::time::{Now, Timestamp};
@@ -84,6 +85,11 @@ impl Scheduler {
         let at = self.pace.began(slot, at)?;
         let queue = self.queue;
         Some(Change::SlotTaken { queue, at })
+    }
+
+    /// Whether there is no attempt after the one of this number.
+    pub(crate) fn is_last(&self, attempt: u32) -> bool {
+        retry::backoff(&self.settings.retry, attempt, None, 0.0).is_none()
     }
 
     /// The start was not committed: nothing started, and its slot is as it was before the tick.

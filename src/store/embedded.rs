@@ -14,6 +14,7 @@
 mod checkpoint;
 mod codec;
 mod ended;
+pub(super) mod events;
 mod fault;
 mod idempotency;
 mod jobs;
@@ -22,6 +23,8 @@ mod meta;
 mod queues;
 mod readers;
 mod schema;
+#[cfg_attr(not(test), expect(dead_code, reason = "not wired to the store yet"))]
+mod seen;
 mod shared;
 mod witness;
 mod writer;
@@ -38,17 +41,20 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use self::checkpoint::{Checkpointer, LogLimits};
 use self::codec::Digest;
+use self::events::EventState;
+use self::events::write::Append;
 use self::fault::Fault;
 use self::meta::{Meta, TABLES};
 use self::readers::Readers;
 use self::schema::{DATABASE, FORMAT, LOG, name_of};
 use self::shared::Shared;
 use self::witness::{Testimony, Witness};
-use self::writer::{Commit, GroupLimits, Message, Prune, Writer};
+use self::writer::{Commit, GroupLimits, Message, Other, Writer};
 use super::error::{OpenError, StoreError};
 use super::{KeptAnswer, StoreSettings, StoreState};
 use crate::model::change::Change;
@@ -88,6 +94,7 @@ impl Default for Limits {
 pub(super) struct Embedded {
     limits: Limits,
     shared: Arc<Shared>,
+    events: Arc<EventState>,
     readers: Arc<Readers>,
     /// Gone once the store is closing.
     sender: Mutex<Option<SyncSender<Message>>>,
@@ -119,11 +126,12 @@ impl Embedded {
         let path = dir.join(DATABASE);
         let name = name_of(&path);
         let lock = lock(dir)?;
-        let meta = load(dir, settings.accept_loss, &mut apply)?;
+        let mut meta = load(dir, settings.accept_loss, &mut apply)?;
         let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
         let witness = Witness::set(dir, meta.commits).map_err(refuse)?;
         schema::sync_dir(dir).map_err(refuse)?;
         let db = schema::open_writer(&path).map_err(|fault| fault.into_open_error(&name))?;
+        let events = Arc::new(EventState::open(dir, &db, &mut meta)?);
         let shared = Arc::new(Shared::new());
         let checkpointer = Checkpointer::start(path.clone(), limits.log, Arc::clone(&shared));
         let writer = Writer {
@@ -133,6 +141,7 @@ impl Embedded {
             apply,
             limits: limits.group,
             shared: Arc::clone(&shared),
+            events: Arc::clone(&events),
             digest: Digest::default(),
             checkpointer: checkpointer.map_err(refuse)?,
             lock,
@@ -150,6 +159,7 @@ impl Embedded {
         Ok(Self {
             limits,
             shared,
+            events,
             readers: Readers::new(path),
             sender: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(WriterThread { id, alive })),
@@ -158,12 +168,24 @@ impl Embedded {
 
     pub(super) async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let bytes = changes.iter().map(size_of_change).sum();
+        self.write(changes, None, bytes).await
+    }
+
+    /// Hands what belongs together to the writer and waits for its commit; `bytes` is what it weighs
+    /// in the queue.
+    async fn write(
+        &self,
+        changes: Vec<Change>,
+        events: Option<Append>,
+        bytes: usize,
+    ) -> Result<(), StoreError> {
         if !self.shared.reserve(bytes, self.limits.waiting) {
             return Err(StoreError::Busy);
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.send(Message::Commit(Commit {
             changes,
+            events,
             bytes,
             reply,
         }));
@@ -179,12 +201,21 @@ impl Embedded {
         ended_before: Timestamp,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
+        self.other(move |db, meta, digest| {
+            let keys = idempotency::prune(db, meta, digest, now)?;
+            Ok(keys + ended::prune(db, meta, digest, ended_before)?)
+        })
+        .await
+    }
+
+    /// Has the writer do `work` in a transaction of its own.
+    async fn other(
+        &self,
+        work: impl FnOnce(&Connection, &mut Meta, &mut Digest) -> Result<u64, Fault> + Send + 'static,
+    ) -> Result<u64, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Prune(Prune {
-            ended_before,
-            now,
-            reply,
-        }))?;
+        let work = Box::new(work);
+        self.send(Message::Other(Other { work, reply }))?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 

@@ -5,6 +5,7 @@
 //! those past the bound are counted as `other`.
 
 mod bounded;
+mod events;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use self::bounded::Bounded;
+use self::events::EventMetrics;
+pub use self::events::Failure;
 use crate::model::batch::BatchStatus;
 use crate::model::priority::Priority;
 
@@ -68,6 +71,7 @@ struct Inner {
     wait: Histogram,
     run: Histogram,
     delay: Histogram,
+    events: EventMetrics,
 }
 
 /// Families keep what was counted; the handles below are found faster.
@@ -185,8 +189,10 @@ impl Metrics {
             "Time from the opening of a slot to the start of its batch",
             Histogram::new(DELAY_BUCKETS),
         );
+        let events = EventMetrics::new(&mut registry);
         Self(Arc::new(Inner {
             registry,
+            events,
             queues: Bounded::new(MAX_QUEUES),
             endpoints: Bounded::new(MAX_ENDPOINTS),
             families,

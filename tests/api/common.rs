@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tollgate::clock::Clock;
+use tollgate::events::EventsSettings;
 use tollgate::http::{self, HttpLimits, HttpState};
 use tollgate::jobs::{Jobs, JobsSettings};
 use tollgate::model::queue::{ProcessorSettings, QueueName, QueueSettings, SimulateSettings};
@@ -85,6 +86,35 @@ impl Server {
             "GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
         ))
         .await
+    }
+
+    /// A request without a body.
+    pub(crate) async fn call(&self, method: &str, target: &str) -> Answer {
+        self.send(format!(
+            "{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        ))
+        .await
+    }
+
+    /// `POST` of a body with its media type.
+    pub(crate) async fn post_as(
+        &self,
+        target: &str,
+        media_type: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        let body = body.as_ref();
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\
+             Content-Type: {media_type}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send([head.as_bytes(), body].concat()).await
+    }
+
+    /// `POST` of JSON.
+    pub(crate) async fn post(&self, target: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.post_as(target, "application/json", body).await
     }
 
     /// `POST /ingest` with a JSON body.
@@ -166,6 +196,7 @@ async fn state(dir: &Path, limits: HttpLimits) -> HttpState {
         queues: queues.into(),
         keep_ended: Duration::from_hours(1),
         retention: Duration::from_hours(24),
+        events: EventsSettings::default(),
     };
     let store = StoreSettings {
         dir: dir.to_owned(),

@@ -8,7 +8,11 @@
 )]
 
 mod common;
+mod dead_letters;
 mod errors;
+mod events;
+mod events_read;
+mod events_stream;
 mod hostile;
 mod service;
 mod status;

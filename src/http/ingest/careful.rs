@@ -7,12 +7,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::parse::{self, Request};
 use crate::http::error::{Code, Offences, Problem, shown};
 use crate::model::ingestion::MAX_IDS;
+use crate::model::json::{self, kind};
 use crate::model::priority::Priority;
 use crate::model::time::Timestamp;
 
@@ -28,13 +29,13 @@ const KEYS: [&str; 6] = [
 
 /// The request, or everything that is wrong with it.
 pub(super) fn parse(body: &[u8], now: Timestamp) -> Result<Request<'_>, Problem> {
-    let text = check_json(body)?;
+    let text = json::check(body).map_err(|reason| Problem::malformed(&reason))?;
     if !text.trim_start().starts_with('{') {
         let mut offences = Offences::default();
         offences.add(&[], "wrong_type", || {
             "must be an object with ids and priority".to_owned()
         });
-        return Err(invalid(offences));
+        return Err(Problem::invalid(offences));
     }
     let mut fields = Fields {
         now,
@@ -50,41 +51,8 @@ pub(super) fn parse(body: &[u8], now: Timestamp) -> Result<Request<'_>, Problem>
     };
     serde_json::Deserializer::from_str(text)
         .deserialize_map(&mut fields)
-        .map_err(|error| malformed(&error.to_string()))?;
+        .map_err(|error| Problem::malformed(&error.to_string()))?;
     fields.finish()
-}
-
-/// The body as text, if it is one JSON value that is not nested too deep.
-fn check_json(body: &[u8]) -> Result<&str, Problem> {
-    if body.trim_ascii().is_empty() {
-        return Err(malformed("it is empty"));
-    }
-    let text = std::str::from_utf8(body)
-        .map_err(|error| malformed(&format!("byte {} is not UTF-8", error.valid_up_to())))?;
-    if parse::is_too_deep(text, 0) {
-        return Err(malformed(&format!(
-            "it is nested deeper than {}",
-            parse::MAX_DEPTH
-        )));
-    }
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error.to_string()))?;
-    Ok(text)
-}
-
-fn malformed(reason: &str) -> Problem {
-    Problem::new(
-        Code::MalformedJson,
-        format!("The body is not one JSON value in UTF-8: {reason}."),
-    )
-}
-
-fn invalid(offences: Offences) -> Problem {
-    let count = offences.count().unwrap_or_default();
-    let detail = match offences.listed() {
-        [one] => format!("A value is not valid: it {}.", one.detail()),
-        _ => format!("{count} values are not valid; errors says which."),
-    };
-    Problem::new(Code::InvalidValue, detail).with_offences(offences)
 }
 
 /// What was found so far.
@@ -288,7 +256,7 @@ impl<'de> Fields<'de> {
                 callback_url: self.callback_url,
                 deadline: self.deadline,
             }),
-            _ => Err(invalid(self.offences)),
+            _ => Err(Problem::invalid(self.offences)),
         }
     }
 }
@@ -308,19 +276,6 @@ impl<'de> Visitor<'de> for Ids<'_, 'de> {
             self.0.id(element.get());
         }
         Ok(())
-    }
-}
-
-/// What a JSON text is, in words.
-fn kind(json: &str) -> &'static str {
-    match json.bytes().next() {
-        Some(b'{') => "an object",
-        Some(b'[') => "an array",
-        Some(b'"') => "a string",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'n') => "null",
-        _ if json.contains(['.', 'e', 'E']) => "a number with a fraction or an exponent",
-        _ => "a number",
     }
 }
 

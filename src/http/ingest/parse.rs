@@ -10,11 +10,9 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::model::ingestion::{MAX_IDS, MAX_METADATA};
+use crate::model::json::is_too_deep;
 use crate::model::priority::Priority;
 use crate::model::time::Timestamp;
-
-/// How deep a body may be nested.
-pub(super) const MAX_DEPTH: usize = 128;
 
 /// The longest `callback_url`, in bytes.
 pub(super) const MAX_URL: usize = 2048;
@@ -120,28 +118,6 @@ pub(super) fn url_fault(text: &str) -> Option<(&'static str, String)> {
     (!right).then(|| ("invalid_url", "must be an http or https URL".to_owned()))
 }
 
-/// Whether JSON text is nested deeper than [`MAX_DEPTH`], standing at depth `above` itself.
-/// Works on text that is not JSON, too: it only counts brackets outside of strings.
-pub(super) fn is_too_deep(json: &str, above: usize) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (above, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return true;
-                }
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
-
 /// A string that is there: unlike for a plain `Option`, null is none.
 fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
     #[derive(serde::Deserialize)]
@@ -197,17 +173,6 @@ mod tests {
         let late = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
         assert_eq!(request.deadline, Some(late));
         assert_eq!(fast(body, late), None);
-    }
-
-    #[test]
-    fn depth_counts_brackets_outside_of_strings() {
-        let at = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(!is_too_deep(&at(MAX_DEPTH), 0));
-        assert!(is_too_deep(&at(MAX_DEPTH + 1), 0));
-        assert!(is_too_deep(&at(MAX_DEPTH), 1));
-        let quoted = format!(r#"["\"{}"]"#, "[".repeat(500));
-        assert!(!is_too_deep(&quoted, 0));
-        assert!(!is_too_deep(&"[]".repeat(500), 0));
     }
 
     #[test]

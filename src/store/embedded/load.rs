@@ -4,6 +4,7 @@ use rusqlite::{Connection, Rows};
 
 use super::codec::Digest;
 use super::ended::EndedEntry;
+use super::events;
 use super::fault::Fault;
 use super::idempotency::KeptRow;
 use super::jobs::{IngestionRow, RunRow, gap, select_live, select_run};
@@ -30,6 +31,7 @@ pub(super) fn replay(
     let db = db.unchecked_transaction()?;
     check_index(&db, meta)?;
     check_keys(&db, meta)?;
+    events::check(&db, meta)?;
     apply(queues(&db, meta)?);
     live(&db, meta, apply)
 }

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::codec::Digest;
+use super::events::count::Count;
 use super::fault::Fault;
 
 /// The tables whose rows are tallied, in the order in which their tallies are stored.
@@ -13,6 +14,10 @@ pub(super) enum Table {
     Run,
     Ended,
     Idempotency,
+    Block,
+    Spent,
+    Topic,
+    Letter,
 }
 
 impl Table {
@@ -24,12 +29,16 @@ impl Table {
             Self::Run => "run",
             Self::Ended => "ended",
             Self::Idempotency => "idempotency",
+            Self::Block => "block",
+            Self::Spent => "spent",
+            Self::Topic => "topic",
+            Self::Letter => "letter",
         }
     }
 }
 
 /// How many tables the current format tallies.
-pub(super) const TABLES: usize = 5;
+pub(super) const TABLES: usize = 9;
 
 /// The number of rows of a table, and the wrapping sum of their digests: rows that vanish, come
 /// twice or fall back to an older content with a damaged page change it.
@@ -40,6 +49,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// How many rows.
+    pub(super) const fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// A row with this digest came.
     pub(super) const fn add(&mut self, digest: i64) {
         self.rows = self.rows.wrapping_add(1);
@@ -60,19 +74,35 @@ pub(super) struct Meta {
     pub(super) commits: u64,
     /// The arrival that was assigned last; 0 before the first.
     pub(super) last_arrival: u64,
+    /// What is counted about events; a row of its own.
+    pub(super) events: Count,
     tallies: [Tally; TABLES],
 }
 
 impl Meta {
     /// The tally of a table.
     pub(super) const fn tally(&mut self, table: Table) -> &mut Tally {
-        let [queue, live, run, ended, idempotency] = &mut self.tallies;
+        let [
+            queue,
+            live,
+            run,
+            ended,
+            idempotency,
+            block,
+            spent,
+            topic,
+            letter,
+        ] = &mut self.tallies;
         match table {
             Table::Queue => queue,
             Table::Live => live,
             Table::Run => run,
             Table::Ended => ended,
             Table::Idempotency => idempotency,
+            Table::Block => block,
+            Table::Spent => spent,
+            Table::Topic => topic,
+            Table::Letter => letter,
         }
     }
 
@@ -115,6 +145,9 @@ impl Meta {
             last_arrival: last_arrival.cast_unsigned(),
             ..Self::default()
         };
+        if tables == TABLES {
+            meta.events = Count::load(db)?;
+        }
         let (numbers, _) = tallies.as_chunks::<8>();
         for (tally, stored) in meta.tallies.iter_mut().zip(numbers.chunks_exact(2)) {
             if let [rows, sum] = stored {

@@ -216,9 +216,12 @@ fn writer(dir: &Path) -> Writer<impl FnMut(Vec<Change>)> {
     schema::create(dir).unwrap();
     let shared = Arc::new(Shared::new());
     let path = dir.join(DATABASE);
+    let db = schema::open_writer(&path).unwrap();
+    let mut meta = Meta::default();
     Writer {
-        db: schema::open_writer(&path).unwrap(),
-        meta: Meta::default(),
+        events: Arc::new(EventState::open(dir, &db, &mut meta).unwrap()),
+        db,
+        meta,
         witness: Witness::set(dir, 0).unwrap(),
         apply: |_| (),
         limits: GroupLimits::default(),
@@ -237,6 +240,7 @@ fn commit_on(
     let (reply, mut answer) = oneshot::channel();
     writer.commit(vec![Commit {
         changes,
+        events: None,
         bytes: 0,
         reply,
     }]);
@@ -353,6 +357,7 @@ fn a_newer_directory_is_refused_and_left_alone() {
         .err()
         .unwrap()
         .0;
-    assert!(refusal.contains("tollgate.db has format 3"), "{refusal}");
+    let expected = format!("tollgate.db has format {newer}");
+    assert!(refusal.contains(&expected), "{refusal}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }

@@ -13,36 +13,41 @@ use tokio::sync::oneshot;
 
 use super::checkpoint::{self, Checkpointer, Effort, checkpoint};
 use super::codec::Digest;
+use super::events::EventState;
+use super::events::write::{self, Append};
 use super::fault::Fault;
+use super::jobs;
 use super::meta::{Meta, TABLES};
 use super::shared::Shared;
 use super::witness::Witness;
-use super::{ended, idempotency, jobs};
 use crate::model::change::Change;
-use crate::model::time::Timestamp;
 use crate::store::StoreState;
 use crate::store::error::StoreError;
 
 /// What the writer is asked for.
 pub(super) enum Message {
-    /// Write, sync and apply these changes.
+    /// Write, sync and apply these changes and events.
     Commit(Commit),
-    /// Remove what is old.
-    Prune(Prune),
+    /// Do this in a transaction of its own.
+    Other(Other),
 }
 
-/// Changes that belong together.
+/// What belongs together.
 pub(super) struct Commit {
     pub(super) changes: Vec<Change>,
+    pub(super) events: Option<Append>,
     /// What they were counted as in [`Shared::reserve`].
     pub(super) bytes: usize,
     pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// Keys that expired by `now`, ingestions that ended before `ended_before`.
-pub(super) struct Prune {
-    pub(super) ended_before: Timestamp,
-    pub(super) now: Timestamp,
+/// Housekeeping: writes what no change and no event says, and returns how much that was.
+pub(super) type Work =
+    Box<dyn FnOnce(&Connection, &mut Meta, &mut Digest) -> Result<u64, Fault> + Send>;
+
+/// Housekeeping, and who waits for it.
+pub(super) struct Other {
+    pub(super) work: Work,
     pub(super) reply: oneshot::Sender<Result<u64, StoreError>>,
 }
 
@@ -72,6 +77,7 @@ pub(super) struct Writer<F> {
     pub(super) apply: F,
     pub(super) limits: GroupLimits,
     pub(super) shared: Arc<Shared>,
+    pub(super) events: Arc<EventState>,
     pub(super) digest: Digest,
     pub(super) checkpointer: Checkpointer,
     /// Held until the very end: nobody else opens the directory before.
@@ -105,9 +111,10 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
         let mut next = messages.recv().ok();
         while let Some(message) = next.take() {
             match message {
-                Message::Prune(prune) => {
-                    let answer = self.prune(&prune);
-                    let _ = prune.reply.send(answer);
+                Message::Other(other) => {
+                    let answer = self.transaction(other.work);
+                    self.after_commit();
+                    let _ = other.reply.send(answer);
                 }
                 Message::Commit(first) => {
                     let (group, other) = self.gather(first, messages);
@@ -152,7 +159,8 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
                     jobs::write(db, meta, digest, change)?;
                 }
             }
-            Ok(())
+            let events = group.iter().filter_map(|commit| commit.events.as_ref());
+            write::write(db, meta, digest, events)
         });
         if let Err(error) = written {
             for commit in group {
@@ -160,12 +168,21 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
             }
             return;
         }
-        let (changes, replies): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|commit| (commit.changes, commit.reply))
-            .unzip();
-        let changes = changes.into_iter().flatten().collect();
-        let applied = catch_unwind(AssertUnwindSafe(|| (self.apply)(changes)));
+        let (mut changes, mut appends) = (Vec::new(), Vec::new());
+        let mut replies = Vec::with_capacity(group.len());
+        for commit in group {
+            changes.extend(commit.changes);
+            appends.extend(commit.events);
+            replies.push(commit.reply);
+        }
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            if !changes.is_empty() {
+                (self.apply)(changes);
+            }
+            if !appends.is_empty() {
+                self.events.committed(appends, &self.meta.events);
+            }
+        }));
         let answer = applied.map_err(|_| {
             let sentence = "a committed change could not be applied: a panic".to_owned();
             self.shared.fail(&sentence);
@@ -175,16 +192,6 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
             let _ = reply.send(answer.clone());
         }
         self.after_commit();
-    }
-
-    fn prune(&mut self, prune: &Prune) -> Result<u64, StoreError> {
-        let (ended_before, now) = (prune.ended_before, prune.now);
-        let gone = self.transaction(|db, meta, digest| {
-            let keys = idempotency::prune(db, meta, digest, now)?;
-            Ok(keys + ended::prune(db, meta, digest, ended_before)?)
-        })?;
-        self.after_commit();
-        Ok(gone)
     }
 
     /// Runs `write` in a transaction of its own, syncs it, and notes it in the witness. After an
@@ -258,6 +265,7 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
     /// left as they are: what is in them was synced, what comes after can't be trusted.
     fn finish(self) {
         self.checkpointer.stop();
+        self.events.seen.close();
         if !self.shared.has_failed()
             && let Err(fault) = checkpoint(&self.db, Effort::Truncate)
         {

@@ -101,3 +101,27 @@ fn a_queue_called_other_takes_one_place_at_most() {
         r#"ingestions_submitted_total{queue="other",priority="HIGH"} 2"#,
     );
 }
+
+#[test]
+fn counts_events_under_the_names_of_the_contract() {
+    let metrics = Metrics::new();
+    metrics.events("click", 5, 3);
+    metrics.events_duplicate(2, 1);
+    metrics.events_failed(Failure::Invalid, 7);
+    metrics.ingestion(Duration::from_millis(3));
+    for line in [
+        r#"events_received_total{event_type="click"} 5"#,
+        r#"events_ingested_total{event_type="click"} 3"#,
+        "events_duplicate_total 2",
+        "events_conflicting_total 1",
+        r#"events_failed_total{reason="invalid"} 7"#,
+        "ingestion_duration_seconds_count 1",
+    ] {
+        assert_line(&metrics, line);
+    }
+    for n in 0..events::MAX_TYPES + 2 {
+        metrics.events(&format!("type {n}"), 1, 1);
+    }
+    // One place was taken before.
+    assert_line(&metrics, r#"events_received_total{event_type="other"} 3"#);
+}

@@ -1,10 +1,13 @@
 //! Starts the real binary over a temporary directory.
 
+#![allow(dead_code, reason = "shared: each benchmark uses its part")]
+
 #[path = "../../tests/support/command.rs"]
-mod command;
+pub(crate) mod command;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,22 +80,42 @@ impl Setup {
 
     /// The size of everything below the data directory, in bytes.
     pub(crate) fn disk(&self) -> u64 {
-        let entries = fs::read_dir(self.home.path().join("data")).unwrap();
-        entries
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum()
+        size(&self.home.path().join("data"))
     }
+
+    /// A directory that goes when the last server does.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+}
+
+fn size(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).unwrap();
+    entries
+        .map(|entry| {
+            let meta = entry.as_ref().unwrap().metadata();
+            match meta {
+                Ok(meta) if meta.is_dir() => size(&entry.unwrap().path()),
+                Ok(meta) => meta.len(),
+                // It was removed meanwhile.
+                Err(_) => 0,
+            }
+        })
+        .sum()
+}
+
+/// A line of a process's `/proc/<id>/status`, such as `VmRSS`, in bytes.
+pub(crate) fn memory_of(process: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 impl Server {
     /// Resident memory (`VmRSS`), in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kilobytes = line
-            .and_then(|line| line.split_whitespace().nth(1))
-            .unwrap();
-        kilobytes.parse::<u64>().unwrap() * 1024
+        memory_of(self.child.id(), "VmRSS:").unwrap()
     }
 
     /// `SIGTERM`, and waits until it has stopped; returns how long that took.

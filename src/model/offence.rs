@@ -13,7 +13,7 @@ const MAX_SHOWN: usize = 64;
 /// One bad value: where it is, and what is wrong with it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = ProblemError, example = json!({"pointer": "/ids/3", "detail": "must be an integer, and is a string", "code": "wrong_type"}))]
-pub(crate) struct Offence {
+pub struct Offence {
     /// RFC 6901 pointer into the body; empty for the body as a whole, and where the value is in
     /// no body.
     pointer: String,
@@ -31,7 +31,8 @@ pub(crate) struct Offence {
 
 impl Offence {
     /// A bad query parameter.
-    pub(crate) fn in_parameter(name: &'static str, detail: String) -> Self {
+    #[must_use]
+    pub fn in_parameter(name: &'static str, detail: String) -> Self {
         Self {
             pointer: String::new(),
             detail,
@@ -42,7 +43,8 @@ impl Offence {
     }
 
     /// A bad header.
-    pub(crate) fn in_header(name: &'static str, detail: String) -> Self {
+    #[must_use]
+    pub fn in_header(name: &'static str, detail: String) -> Self {
         Self {
             pointer: String::new(),
             detail,
@@ -52,15 +54,22 @@ impl Offence {
         }
     }
 
+    /// Where it is in the body.
+    #[must_use]
+    pub fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
     /// What is wrong, in words.
-    pub(crate) fn detail(&self) -> &str {
+    #[must_use]
+    pub fn detail(&self) -> &str {
         &self.detail
     }
 }
 
 /// All offences of a request: the first 100, and how many there are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Offences {
+pub struct Offences {
     listed: Vec<Offence>,
     count: u64,
 }
@@ -68,12 +77,7 @@ pub(crate) struct Offences {
 impl Offences {
     /// Notes that the value at `path` (keys or indexes, from the root) is bad.
     /// The closure is not called once the list is full.
-    pub(crate) fn add(
-        &mut self,
-        path: &[&str],
-        code: &'static str,
-        detail: impl FnOnce() -> String,
-    ) {
+    pub fn add(&mut self, path: &[&str], code: &'static str, detail: impl FnOnce() -> String) {
         self.count += 1;
         if self.listed.len() < MAX_LISTED {
             self.listed.push(Offence {
@@ -86,18 +90,32 @@ impl Offences {
         }
     }
 
+    /// Takes over what is wrong with a part of the request; `prefix` is the pointer to that part.
+    pub fn absorb(&mut self, prefix: &str, part: &Self) {
+        self.count += part.count;
+        let room = MAX_LISTED - self.listed.len();
+        self.listed.extend(part.listed.iter().take(room).map(|it| {
+            let mut it = it.clone();
+            it.pointer.insert_str(0, prefix);
+            it
+        }));
+    }
+
     /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// The first 100.
-    pub(crate) fn listed(&self) -> &[Offence] {
+    #[must_use]
+    pub fn listed(&self) -> &[Offence] {
         &self.listed
     }
 
     /// How many there are, if any.
-    pub(crate) fn count(&self) -> Option<u64> {
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
         (self.count > 0).then_some(self.count)
     }
 }
@@ -129,7 +147,8 @@ fn pointer(path: &[&str]) -> String {
 }
 
 /// The start of a client's own text, quoted for a sentence.
-pub(crate) fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let start = cut(text);
     let mut quoted = String::with_capacity(start.len() + 5);
     // Writing to a string can't fail.
@@ -165,6 +184,21 @@ mod tests {
         }
         assert_eq!(offences.listed().len(), 100);
         assert_eq!(offences.count(), Some(101));
+    }
+
+    #[test]
+    fn a_part_s_offences_point_into_the_whole_and_keep_the_bound() {
+        let mut part = Offences::default();
+        part.add(&["user_id"], "empty", String::new);
+        part.add(&[], "wrong_type", String::new);
+        let mut whole = Offences::default();
+        for index in 0..60_u32 {
+            whole.absorb(&format!("/{index}"), &part);
+        }
+        assert_eq!(whole.listed().len(), 100);
+        assert_eq!(whole.count(), Some(120));
+        assert_eq!(whole.listed()[2].pointer, "/1/user_id");
+        assert_eq!(whole.listed()[3].pointer, "/1");
     }
 
     #[test]

@@ -1,0 +1,187 @@
+//! What came of each id, kept as an event.
+//!
+//! An event of topic [`TOPIC`] whose identity is the id's place, so that the result of a batch that
+//! is started again is a duplicate of what is there. It is kept before the end of the attempt is
+//! recorded: a crash between the two repeats the batch, and loses nothing.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::processor::{IdResult, Response, Work};
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::model::event::{DEFAULT_TENANT, Event, EventTime, MAX_PAYLOAD};
+use crate::model::time::Timestamp;
+
+/// The topic of results.
+pub const TOPIC: &str = "ingest";
+
+/// The type of the result of an id that was processed.
+const COMPLETED: &str = "completed";
+
+/// The type of the result of an id that was given up.
+const FAILED: &str = "failed";
+
+/// The most results that are kept in one commit.
+const AT_ONCE: usize = 1_000;
+
+/// The most bytes of a response that are kept: a payload holds them as JSON text, where a byte may
+/// take six.
+const MAX_BODY: usize = 60 * 1024;
+
+/// How long to wait after the store refused the results.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often to try again.
+const ATTEMPTS: u32 = 60;
+
+/// Keeps the results that are final: those of ids that were processed and, if this was the `last`
+/// attempt, of those that failed. Returns once they are kept. If the store refuses them for a
+/// minute it gives up: then it refuses the end of the attempt, too, and the batch is started again.
+pub(super) async fn keep(
+    events: &Events,
+    clock: &Clock,
+    work: &Work,
+    results: &[IdResult],
+    last: bool,
+    at: Timestamp,
+) {
+    let all: Vec<Event<'static>> = results
+        .iter()
+        .filter_map(|result| event(work, result, last, at))
+        .collect();
+    for chunk in all.chunks(AT_ONCE) {
+        for _ in 0..ATTEMPTS {
+            if events.append(chunk.to_vec()).await.is_ok() {
+                break;
+            }
+            clock.sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The result of one id, if it is final.
+fn event(work: &Work, result: &IdResult, last: bool, at: Timestamp) -> Option<Event<'static>> {
+    let (event_type, payload) = match &result.result {
+        Ok(response) => (COMPLETED, processed(result.id, response)),
+        Err(failure) if last => (
+            FAILED,
+            json!({"id": result.id, "error": failure.reason}).to_string(),
+        ),
+        Err(_) => return None,
+    };
+    Some(Event {
+        tenant: DEFAULT_TENANT.into(),
+        topic: TOPIC.into(),
+        id: format!("{}:{}:{}", work.ingestion, work.batch.0, result.position).into(),
+        time: EventTime {
+            micros: at,
+            nanos: 0,
+        },
+        source: Some(work.ingestion.to_string().into()),
+        event_type: Some(event_type.into()),
+        user: None,
+        payload: payload.into(),
+        extra: Cow::Borrowed(""),
+    })
+}
+
+/// The payload of an id that was processed. A body that is JSON is kept as such, any other as text;
+/// one that is too long is cut off.
+fn processed(id: i64, response: &Response) -> String {
+    let (status, body) = (response.status, response.body.as_slice());
+    if let Ok(value) = serde_json::from_slice::<&RawValue>(body)
+        && body.len() <= MAX_BODY
+    {
+        return format!(r#"{{"id":{id},"status":{status},"body":{}}}"#, value.get());
+    }
+    let mut kept = body.len().min(MAX_BODY);
+    loop {
+        let text = String::from_utf8_lossy(body.get(..kept).unwrap_or_default());
+        let text = serde_json::Value::from(text);
+        let payload = if kept == body.len() {
+            format!(r#"{{"id":{id},"status":{status},"body":{text}}}"#)
+        } else {
+            let bytes = body.len();
+            format!(r#"{{"id":{id},"status":{status},"body":{text},"body_bytes":{bytes}}}"#)
+        };
+        if payload.len() <= MAX_PAYLOAD {
+            return payload;
+        }
+        kept /= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::processor::Failure;
+    use crate::model::id::{BatchIndex, IngestionId};
+
+    fn work() -> Work {
+        Work {
+            ingestion: IngestionId::new(uuid::Uuid::nil()),
+            batch: BatchIndex(2),
+            attempt: 1,
+            due: vec![(0, 7)],
+        }
+    }
+
+    fn payload(body: &[u8]) -> String {
+        let response = Response {
+            status: 200,
+            body: body.to_vec(),
+        };
+        processed(7, &response)
+    }
+
+    #[test]
+    fn an_event_names_the_place_of_its_id() {
+        let done = IdResult {
+            position: 1,
+            id: 7,
+            result: Ok(Response {
+                status: 204,
+                body: Vec::new(),
+            }),
+        };
+        let event = event(&work(), &done, false, Timestamp::EPOCH).unwrap();
+        assert_eq!(event.id, "00000000-0000-0000-0000-000000000000:2:1");
+        assert_eq!(
+            (&*event.topic, event.event_type.as_deref()),
+            ("ingest", Some("completed"))
+        );
+        assert_eq!(event.payload, r#"{"id":7,"status":204,"body":""}"#);
+    }
+
+    #[test]
+    fn a_failure_is_a_result_once_it_is_final() {
+        let failed = IdResult {
+            position: 0,
+            id: 7,
+            result: Err(Failure {
+                reason: "no".to_owned(),
+                retry_after: None,
+            }),
+        };
+        assert_eq!(event(&work(), &failed, false, Timestamp::EPOCH), None);
+        let event = event(&work(), &failed, true, Timestamp::EPOCH).unwrap();
+        assert_eq!(event.payload, r#"{"error":"no","id":7}"#);
+    }
+
+    #[test]
+    fn a_body_is_kept_as_json_as_text_or_cut_off() {
+        assert_eq!(
+            payload(b"{\"a\": 1.0}"),
+            r#"{"id":7,"status":200,"body":{"a": 1.0}}"#
+        );
+        assert_eq!(payload(b"<p>"), r#"{"id":7,"status":200,"body":"<p>"}"#);
+        let long = payload(&vec![b'x'; 1_000_000]);
+        assert!(long.contains("\"body_bytes\":1000000") && long.len() <= MAX_PAYLOAD);
+        let escaped = payload(&vec![1; 1_000_000]);
+        assert!(escaped.contains("\\u0001") && escaped.len() <= MAX_PAYLOAD);
+    }
+}
