@@ -18,6 +18,7 @@ pub(super) enum Table {
     Spent,
     Topic,
     Letter,
+    EventCount,
 }
 
 impl Table {
@@ -33,12 +34,13 @@ impl Table {
             Self::Spent => "spent",
             Self::Topic => "topic",
             Self::Letter => "letter",
+            Self::EventCount => "event_count",
         }
     }
 }
 
 /// How many tables the current format tallies.
-pub(super) const TABLES: usize = 9;
+pub(super) const TABLES: usize = 10;
 
 /// The number of rows of a table, and the wrapping sum of their digests: rows that vanish, come
 /// twice or fall back to an older content with a damaged page change it.
@@ -52,6 +54,14 @@ impl Tally {
     /// How many rows.
     pub(super) const fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Of one row.
+    pub(super) const fn of_one(digest: i64) -> Self {
+        Self {
+            rows: 1,
+            sum: digest.cast_unsigned(),
+        }
     }
 
     /// A row with this digest came.
@@ -92,6 +102,7 @@ impl Meta {
             spent,
             topic,
             letter,
+            event_count,
         ] = &mut self.tallies;
         match table {
             Table::Queue => queue,
@@ -103,6 +114,7 @@ impl Meta {
             Table::Spent => spent,
             Table::Topic => topic,
             Table::Letter => letter,
+            Table::EventCount => event_count,
         }
     }
 
@@ -145,9 +157,6 @@ impl Meta {
             last_arrival: last_arrival.cast_unsigned(),
             ..Self::default()
         };
-        if tables == TABLES {
-            meta.events = Count::load(db)?;
-        }
         let (numbers, _) = tallies.as_chunks::<8>();
         for (tally, stored) in meta.tallies.iter_mut().zip(numbers.chunks_exact(2)) {
             if let [rows, sum] = stored {
@@ -155,7 +164,20 @@ impl Meta {
                 tally.sum = u64::from_le_bytes(*sum);
             }
         }
+        if tables == TABLES {
+            let (events, found) = Count::load(db)?;
+            meta.check(Table::EventCount, found)?;
+            meta.events = events;
+        }
         Ok(meta)
+    }
+
+    /// Writes what is counted about events.
+    pub(super) fn save_events(&mut self, db: &Connection) -> Result<(), Fault> {
+        let digest = self.events.save(db)?;
+        // A row that fell back to an older content, or went, would be believed otherwise.
+        *self.tally(Table::EventCount) = Tally::of_one(digest);
+        Ok(())
     }
 
     /// Writes the row, with the tallies of the first `tables` tables.

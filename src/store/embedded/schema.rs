@@ -164,8 +164,9 @@ CREATE TABLE block_data (
 CREATE TABLE spent (
     id INTEGER PRIMARY KEY,
     last_sequence INTEGER NOT NULL,
-    identities BLOB NOT NULL,
-    digest INTEGER NOT NULL
+    checksum INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    identities BLOB NOT NULL
 );
 CREATE TABLE event_count (
     one INTEGER PRIMARY KEY CHECK (one = 1),

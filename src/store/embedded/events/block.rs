@@ -131,7 +131,9 @@ pub(in crate::store::embedded) fn insert(
     base: u64,
 ) -> Result<i64, Fault> {
     // An id never comes again: who knows a block by its id may find it gone, but not another one.
-    let sql = "SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'block'";
+    // Nobody checks the row of `sqlite_sequence`, so it isn't believed to be behind the blocks.
+    let sql = "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(id), 0) FROM block)) + 1
+               FROM sqlite_sequence WHERE name = 'block'";
     let id = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     let row = Row::of(id, block, base, digest);
     row.insert(db)?;
@@ -228,16 +230,65 @@ pub(super) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
     }
 }
 
-/// Reads every row of a block, not the blocks, and compares them with what was written.
+/// Reads every row of a block, not the blocks, and compares them with what was written. The rows
+/// come through the index by arrival, and the index by time is compared with them, since whatever
+/// reads events later finds them by one of the two.
 pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
+    let (mut found, mut by_time) = (Tally::default(), Tally::default());
+    let mut digest = Digest::default();
+    let mut statement = db.prepare(&format!(
+        "SELECT {COLUMNS} FROM block INDEXED BY block_by_sequence ORDER BY last_sequence"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut previous = None;
+    while let Some(row) = rows.next()? {
+        let row = Row::read(row, &mut digest)?;
+        in_order(&mut previous, (row.sequences.1.cast_signed(), 0, row.id))?;
+        found.add(row.digest);
+        by_time.add(place(&mut digest, row.level, row.times.0, row.id));
+    }
+    meta.check(Table::Block, found)?;
+    check_times(db, by_time)
+}
+
+/// Compares the index by time with the rows.
+fn check_times(db: &Connection, expected: Tally) -> Result<(), Fault> {
     let mut found = Tally::default();
     let mut digest = Digest::default();
-    let mut statement = db.prepare(&format!("SELECT {COLUMNS} FROM block"))?;
+    let mut statement = db.prepare(
+        "SELECT level, first_time, id FROM block INDEXED BY block_by_time
+         ORDER BY level, first_time",
+    )?;
     let mut rows = statement.query([])?;
+    let mut previous = None;
     while let Some(row) = rows.next()? {
-        found.add(Row::read(row, &mut digest)?.digest);
+        let (level, time, id): (u8, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        in_order(&mut previous, (i64::from(level), time, id))?;
+        found.add(place(&mut digest, level, time, id));
     }
-    meta.check(Table::Block, found)
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Fault::Damaged(
+            "the index by time of table block is not what was written".to_owned(),
+        ))
+    }
+}
+
+/// The digest of an entry of the index by time.
+fn place(digest: &mut Digest, level: u8, first_time: i64, id: i64) -> i64 {
+    let entry = digest.row("block_by_time").int(i64::from(level));
+    entry.int(first_time).int(id).finish()
+}
+
+/// An index whose entries are in order is gone down the right way later.
+fn in_order(previous: &mut Option<(i64, i64, i64)>, next: (i64, i64, i64)) -> Result<(), Fault> {
+    if previous.replace(next).is_some_and(|before| before >= next) {
+        return Err(Fault::Damaged(
+            "the rows of table block are out of order".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn damaged(id: i64, how: &str) -> Fault {

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
+use super::super::meta::Tally;
 use super::identity::Key;
 
 /// The content of the row. It is first written with the first events, so a store without it has
@@ -25,8 +26,8 @@ pub(in crate::store::embedded) struct Count {
 }
 
 impl Count {
-    /// Reads the row.
-    pub(in crate::store::embedded) fn load(db: &Connection) -> Result<Self, Fault> {
+    /// Reads the row, and tallies it.
+    pub(in crate::store::embedded) fn load(db: &Connection) -> Result<(Self, Tally), Fault> {
         let sql =
             "SELECT accepted, duplicates, conflicting, last_sequence, last_letter, key, digest
                    FROM event_count WHERE one = 1";
@@ -45,16 +46,17 @@ impl Count {
             })
             .optional()?;
         match found {
-            None => Ok(Self::default()),
-            Some((count, digest)) if digest == count.digest() => Ok(count),
+            None => Ok((Self::default(), Tally::default())),
+            Some((count, digest)) if digest == count.digest() => Ok((count, Tally::of_one(digest))),
             Some(_) => Err(Fault::Damaged(
                 "the row of table event_count is not what was written".to_owned(),
             )),
         }
     }
 
-    /// Writes the row.
-    pub(in crate::store::embedded) fn save(&self, db: &Connection) -> Result<(), Fault> {
+    /// Writes the row and returns its digest.
+    pub(in crate::store::embedded) fn save(&self, db: &Connection) -> Result<i64, Fault> {
+        let digest = self.digest();
         let key = self.key.map(|key| key.0).unwrap_or_default();
         let [
             accepted,
@@ -75,9 +77,9 @@ impl Count {
             last_sequence,
             last_letter,
             key,
-            self.digest(),
+            digest,
         ))?;
-        Ok(())
+        Ok(digest)
     }
 
     fn numbers(&self) -> [i64; 5] {

@@ -1,6 +1,7 @@
 //! Identities whose events were erased: kept for the day when the identity index is built anew.
 
 use rusqlite::{Connection, params};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::codec::Digest;
 use super::super::fault::Fault;
@@ -24,15 +25,18 @@ pub(super) fn insert(
         bytes.extend_from_slice(&first.time.to_le_bytes());
         bytes.extend_from_slice(&first.content.to_le_bytes());
     }
-    let last = last_sequence.cast_signed();
-    let sum = digest.row("spent").int(last).bytes(&bytes).finish();
-    db.prepare_cached("INSERT INTO spent (last_sequence, identities, digest) VALUES (?1, ?2, ?3)")?
-        .execute(params![last, bytes, sum])?;
+    let (last, checksum) = (last_sequence.cast_signed(), checksum(&bytes));
+    let sum = digest_of(digest, last, checksum);
+    db.prepare_cached(
+        "INSERT INTO spent (last_sequence, checksum, digest, identities) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![last, checksum, sum, bytes])?;
     meta.tally(Table::Spent).add(sum);
     Ok(())
 }
 
-/// Calls `each` with the identities of every row that has some of events behind `sequence`.
+/// Calls `each` with the identities of every row that has some of events behind `sequence`. Every
+/// row is compared with what was written; the identities of the others are not read.
 pub(super) fn each_after(
     db: &Connection,
     meta: &Meta,
@@ -41,28 +45,44 @@ pub(super) fn each_after(
 ) -> Result<(), Fault> {
     let mut digest = Digest::default();
     let mut found = Tally::default();
-    let mut statement = db.prepare(
-        "SELECT id, last_sequence, identities, digest FROM spent WHERE last_sequence > ?1",
-    )?;
-    let mut rows = statement.query([sequence.cast_signed()])?;
+    let mut statement =
+        db.prepare("SELECT id, last_sequence, checksum, digest, identities FROM spent")?;
+    let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (id, last): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let bytes = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
-        let sum = digest.row("spent").int(last).bytes(bytes).finish();
-        if sum != row.get::<_, i64>(3)? {
-            return Err(Fault::Damaged(format!(
-                "row {id} of table spent is not what was written"
-            )));
+        let (id, last, sum): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let written = row.get::<_, i64>(3)?;
+        if written != digest_of(&mut digest, last, sum) {
+            return Err(damaged(id));
         }
-        found.add(sum);
+        found.add(written);
+        if last.cast_unsigned() <= sequence {
+            continue;
+        }
+        let bytes = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+        if checksum(bytes) != sum {
+            return Err(damaged(id));
+        }
         let (records, _) = bytes.as_chunks::<RECORD>();
         let identities: Vec<_> = records.iter().map(decode).collect();
         each(&identities);
     }
-    if sequence == 0 {
-        meta.check(Table::Spent, found)?;
-    }
-    Ok(())
+    meta.check(Table::Spent, found)
+}
+
+fn checksum(identities: &[u8]) -> i64 {
+    xxh3_64(identities).cast_signed()
+}
+
+fn digest_of(digest: &mut Digest, last_sequence: i64, checksum: i64) -> i64 {
+    digest
+        .row("spent")
+        .int(last_sequence)
+        .int(checksum)
+        .finish()
+}
+
+fn damaged(id: i64) -> Fault {
+    Fault::Damaged(format!("row {id} of table spent is not what was written"))
 }
 
 fn decode(record: &[u8; RECORD]) -> Entry {

@@ -76,7 +76,7 @@ pub(in crate::store::embedded) fn write<'a>(
         block::insert(db, meta, digest, &block, 0)?;
     }
     if any {
-        meta.events.save(db)?;
+        meta.save_events(db)?;
     }
     Ok(())
 }
