@@ -128,10 +128,11 @@ impl Embedded {
         let lock = lock(dir)?;
         let mut meta = load(dir, settings.accept_loss, &mut apply)?;
         let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
-        let witness = Witness::set(dir, meta.commits).map_err(refuse)?;
-        schema::sync_dir(dir).map_err(refuse)?;
         let db = schema::open_writer(&path).map_err(|fault| fault.into_open_error(&name))?;
         let events = Arc::new(EventState::open(dir, &db, &mut meta)?);
+        // Once nothing can refuse any more: a loss is not accepted by a start that failed.
+        let witness = Witness::set(dir, meta.commits).map_err(refuse)?;
+        schema::sync_dir(dir).map_err(refuse)?;
         let shared = Arc::new(Shared::new());
         let checkpointer = Checkpointer::start(path.clone(), limits.log, Arc::clone(&shared));
         let writer = Writer {

@@ -59,6 +59,7 @@ use self::run::Run;
 use self::shared::{Shared, Stop};
 use self::snapshot::{Held, Snapshot};
 pub(crate) use self::tickets::TicketId;
+use super::schema::sync_dir;
 
 /// A keyed hash of tenant, topic and event id.
 pub(crate) type Identity = u128;
@@ -204,6 +205,10 @@ impl Seen {
     pub(crate) fn discard(dir: &Path) -> io::Result<()> {
         // Without its manifest the rest is strays already, if this gets no further.
         remove_if_there(&dir.join(manifest::NAME))?;
+        if dir.exists() {
+            // Or a loss of power brings back a manifest that knows of other events.
+            sync_dir(dir)?;
+        }
         remove_strays(dir, &Manifest::default())
     }
 

@@ -16,9 +16,9 @@ pub(super) const NAME: &str = "manifest";
 pub(super) const NEW_NAME: &str = "manifest.new";
 
 /// The last byte is the version.
-const MAGIC: [u8; 8] = *b"tg-seen\x01";
+const MAGIC: [u8; 8] = *b"tg-seen\x02";
 const HEAD: usize = 40;
-const LINE: usize = 16;
+const LINE: usize = 24;
 
 /// One run, as the manifest knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Line {
     pub(super) run: u64,
     /// Bytes of its file.
     pub(super) length: u64,
+    /// Random, and in the file too: another run of the same number and length is none of these.
+    pub(super) tag: u64,
 }
 
 /// See the module.
@@ -77,7 +79,10 @@ impl Manifest {
             self.next_run,
             self.runs.len() as u64,
         ];
-        let lines = self.runs.iter().flat_map(|line| [line.run, line.length]);
+        let lines = self
+            .runs
+            .iter()
+            .flat_map(|line| [line.run, line.length, line.tag]);
         for number in head.into_iter().chain(lines) {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
@@ -103,6 +108,7 @@ fn parse(bytes: &[u8]) -> Option<Manifest> {
             .map(|line| Line {
                 run: u64_at(line, 0),
                 length: u64_at(line, 8),
+                tag: u64_at(line, 16),
             })
             .collect(),
     })
@@ -119,6 +125,7 @@ mod tests {
         let line = |run| Line {
             run,
             length: run * 4096,
+            tag: !run,
         };
         let manifest = Manifest {
             owner: u64::MAX,

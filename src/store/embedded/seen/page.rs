@@ -1,13 +1,14 @@
 //! One page of a run: up to 145 records in ascending order, under a checksum of their own.
 //!
 //! ```text
-//! 0..8    xxh3 of the rest, mixed with the run's number and the page's
+//! 0..8    xxh3 of the rest, mixed with the run's tag and the page's number
 //! 8..10   number of records
 //! 10..16  zero
 //! 16..    records of 28 bytes: identity, time, content hash; little endian
 //! ```
 //!
-//! The place is part of the checksum, so that a sound page in the wrong place is noticed too.
+//! The place is part of the checksum, so that a sound page in the wrong place is noticed too, also
+//! in the file of another store whose runs have the same numbers.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,13 +25,14 @@ pub(super) const PER_PAGE: usize = (PAGE - HEAD) / RECORD;
 /// Where a page belongs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place {
-    pub(super) run: u64,
+    /// The tag of its run.
+    pub(super) tag: u64,
     pub(super) page: u64,
 }
 
 impl Place {
     fn mix(self, sum: u64) -> u64 {
-        sum ^ self.run.rotate_left(40) ^ self.page
+        sum ^ self.tag ^ self.page
     }
 }
 
@@ -100,7 +102,7 @@ pub(super) fn find(records: &[[u8; RECORD]], identity: Identity) -> Option<First
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { run: 3, page: 7 };
+    const PLACE: Place = Place { tag: 3, page: 7 };
 
     fn entries() -> Vec<Entry> {
         (0..u32::try_from(PER_PAGE).unwrap())
@@ -141,8 +143,8 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
         assert!(records(&bytes, PLACE).is_some());
-        assert!(records(&bytes, Place { run: 3, page: 8 }).is_none());
-        assert!(records(&bytes, Place { run: 4, page: 7 }).is_none());
+        assert!(records(&bytes, Place { tag: 3, page: 8 }).is_none());
+        assert!(records(&bytes, Place { tag: 4, page: 7 }).is_none());
         assert!(records(&[0; PAGE], PLACE).is_none());
         assert!(records(&bytes[..PAGE - 1], PLACE).is_none());
     }

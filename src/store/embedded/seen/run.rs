@@ -4,7 +4,7 @@
 //! pages    of 4 KiB, see `page.rs`
 //! fences   the upper half of each page's first identity; kept in memory
 //! filter   see `filter.rs`; in memory while there is room; none if there was no room to make it
-//! footer   counts, and the checksums of fences, filter and footer
+//! footer   counts, the checksums of fences, filter and footer, and the run's tag
 //! ```
 //!
 //! Opening reads all but the pages; each page is checked when it is read. A look costs one read
@@ -23,8 +23,8 @@ use super::manifest::Line;
 use super::page::{self, PAGE, PER_PAGE, Place, u64_at};
 use super::{Entry, First, Identity, upper};
 
-const MAGIC: [u8; 8] = *b"tg-run-\x01";
-const FOOTER: usize = 64;
+const MAGIC: [u8; 8] = *b"tg-run-\x02";
+const FOOTER: usize = 72;
 /// Bytes that are written at once.
 const WRITE: usize = 64 * PAGE;
 /// After so many bytes they are synced, so that the store's own syncs never wait for more.
@@ -54,6 +54,7 @@ pub(super) struct Run {
     path: PathBuf,
     file: File,
     number: u64,
+    tag: u64,
     count: u64,
     length: u64,
     fences: Vec<u64>,
@@ -76,6 +77,7 @@ impl Run {
         let (body, sum) = footer.split_at(FOOTER - 8);
         let sound = body.starts_with(&MAGIC)
             && u64_at(body, 8) == line.run
+            && u64_at(body, 56) == line.tag
             && xxh3_64(body) == u64_at(sum, 0);
         if !sound {
             return Err(damaged(&path, "its footer"));
@@ -99,6 +101,7 @@ impl Run {
         let (fences, _) = fences.as_chunks::<8>();
         Ok(Self {
             number: line.run,
+            tag: line.tag,
             count,
             length,
             fences: fences
@@ -134,6 +137,7 @@ impl Run {
         Line {
             run: self.number,
             length: self.length,
+            tag: self.tag,
         }
     }
 
@@ -175,7 +179,7 @@ impl Run {
 
     fn place(&self, page: u64) -> Place {
         Place {
-            run: self.number,
+            tag: self.tag,
             page,
         }
     }
@@ -243,6 +247,7 @@ pub(super) struct RunWriter {
     path: PathBuf,
     file: File,
     number: u64,
+    tag: u64,
     count: u64,
     fences: Vec<u64>,
     filter: Option<Filter>,
@@ -268,6 +273,7 @@ impl RunWriter {
                 .open(&path)?,
             path,
             number,
+            tag: uuid::Uuid::new_v4().as_u64_pair().0,
             count: 0,
             fences: Vec::new(),
             filter,
@@ -300,7 +306,7 @@ impl RunWriter {
             return Ok(());
         };
         let place = Place {
-            run: self.number,
+            tag: self.tag,
             page: self.fences.len() as u64,
         };
         page::append(&mut self.bytes, &self.page, place);
@@ -344,6 +350,7 @@ impl RunWriter {
             blocks,
             fences_sum,
             filter_sum,
+            self.tag,
         ] {
             footer.extend_from_slice(&number.to_le_bytes());
         }
@@ -356,6 +363,7 @@ impl RunWriter {
             path: self.path.clone(),
             file: self.file.try_clone()?,
             number: self.number,
+            tag: self.tag,
             count: self.count,
             length: after_fences + blocks * BLOCK as u64 + FOOTER as u64,
             fences: std::mem::take(&mut self.fences),
