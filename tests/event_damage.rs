@@ -297,12 +297,12 @@ const FOLDED: [End; 2] = [End::KilledFolded, End::Stopped];
 
 #[test]
 fn bits_flipped_in_the_database() {
-    damage(41, 80, &FOLDED, |rng, left| flip(rng, left.file(DATABASE)));
+    damage(41, 40, &FOLDED, |rng, left| flip(rng, left.file(DATABASE)));
 }
 
 #[test]
 fn bits_flipped_in_the_structure_of_the_database() {
-    damage(42, 80, &FOLDED, |rng, left| {
+    damage(42, 50, &FOLDED, |rng, left| {
         // The first bytes of a page say what it is and where its cells are.
         let database = left.file(DATABASE);
         let at = rng.usize(..database.len() / PAGE) * PAGE + rng.usize(..64);
@@ -312,12 +312,12 @@ fn bits_flipped_in_the_structure_of_the_database() {
 
 #[test]
 fn regions_of_the_database_zeroed() {
-    damage(43, 50, &FOLDED, |rng, left| zero(rng, left.file(DATABASE)));
+    damage(43, 40, &FOLDED, |rng, left| zero(rng, left.file(DATABASE)));
 }
 
 #[test]
 fn pages_of_the_database_swapped_older_or_cut_off() {
-    damage(44, 80, &FOLDED, |rng, left| {
+    damage(44, 60, &FOLDED, |rng, left| {
         let old = left.earlier.0[DATABASE].clone();
         let database = left.file(DATABASE);
         let pages = database.len() / PAGE;
@@ -372,7 +372,7 @@ fn a_log_cut_at_every_commit_is_refused_or_gives_an_earlier_state_if_accepted() 
 
 #[test]
 fn bits_of_the_log_flipped_and_regions_zeroed() {
-    damage(46, 60, &[End::Killed], |rng, left| {
+    damage(46, 40, &[End::Killed], |rng, left| {
         let log = left.file(LOG);
         if rng.bool() {
             zero(rng, log);

@@ -129,7 +129,7 @@ fn each_file_flipped_zeroed_cut_or_missing() {
                 change(files.get_mut(&name).unwrap());
                 refused += expect_exact(&files, &left.state, &format!("{name} {what}"));
             };
-            for at in [0, 20, length / 3, length - 70, length - 1] {
+            for at in [20, length / 3, length - 70, length - 1] {
                 hurt(&format!("flipped at {at}"), &|bytes| bytes[at] ^= 4);
             }
             hurt("cut", &|bytes| bytes.truncate(length / 2));

@@ -114,6 +114,38 @@ fn wait_until_completed(connection: &mut Connection, ingestion: &str) {
     });
 }
 
+fn post_event(connection: &mut Connection, id: &str) -> Reply {
+    let event = json!({"event_id": id, "event_type": "load", "tenant_id": "t",
+        "timestamp": "2026-01-01T00:00:00Z", "payload": {"of": id}});
+    connection.post_json("/events", &event.to_string()).unwrap()
+}
+
+/// The ids of all events, in order of arrival; each has its own payload.
+fn events(connection: &mut Connection) -> Vec<String> {
+    let reply = connection.get("/events?page_size=10000").unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let page = reply.json();
+    let event = |event: &serde_json::Value| {
+        assert_eq!(event["payload"]["of"], event["event_id"]);
+        event["event_id"].as_str().unwrap().to_owned()
+    };
+    page["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(event)
+        .collect()
+}
+
+/// What `/stats` says was received, and how much of it was new.
+fn received(connection: &mut Connection) -> (u64, u64) {
+    let reply = connection.get("/stats").unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let stats = reply.json();
+    let count = |key: &str| stats[key].as_u64().unwrap();
+    (count("received"), count("unique_processed"))
+}
+
 #[test]
 fn after_a_failed_sync_nothing_is_written_until_a_restart() {
     let home = tempfile::tempdir().unwrap();
@@ -238,4 +270,114 @@ fn a_disk_that_is_full_at_the_kill_loses_nothing() {
         assert_eq!(ids_of(&mut client, ingestion), [id, id + 1]);
     }
     wait_until_completed(&mut client, kept.last().unwrap());
+}
+
+#[test]
+fn a_full_disk_refuses_events_until_space_returns() {
+    let home = tempfile::tempdir().unwrap();
+    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    let mut kept: Vec<String> = (0..20).map(|n| format!("kept{n}")).collect();
+    for id in &kept {
+        assert_eq!(post_event(&mut client, id).status, 201);
+    }
+
+    disk.is_full();
+    for n in 0..20 {
+        assert_unavailable(&post_event(&mut client, &format!("late{n}")));
+        // A duplicate is counted, and that is a write too.
+        assert_unavailable(&post_event(&mut client, "kept0"));
+        assert_eq!(events(&mut client), kept);
+        assert_eq!(received(&mut client), (20, 20));
+    }
+    disk.works();
+    // What was refused was let go of: it is new, once.
+    let reply = poll("writes resume", || {
+        let reply = post_event(&mut client, "late0");
+        (reply.status != 503).then_some(reply)
+    });
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    kept.push("late0".to_owned());
+    assert_eq!(post_event(&mut client, "late0").status, 200);
+    assert_eq!(events(&mut client), kept);
+
+    // Full at the stop, too: what can't be written then is made anew by the next start.
+    disk.is_full();
+    let (status, log) = server.terminate();
+    assert!(status.success(), "stopped with {status}:\n{log}");
+    disk.works();
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    assert_eq!(events(&mut client), kept);
+    assert_eq!(received(&mut client), (22, 21));
+    for id in &kept {
+        assert_eq!(post_event(&mut client, id).status, 200, "{id}");
+    }
+    assert_eq!(post_event(&mut client, "late1").status, 201);
+}
+
+#[test]
+fn a_sync_that_fails_while_events_come_in_loses_none_that_was_acknowledged() {
+    const CLIENTS: usize = 4;
+    let home = tempfile::tempdir().unwrap();
+    let (disk, setup) = Disk::behind(Setup::new(home.path()), home.path());
+    let server = setup.start();
+    let (answered, answers) = std::sync::mpsc::channel();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let mut connection = server.connect().unwrap();
+            let answered = answered.clone();
+            std::thread::spawn(move || {
+                let ids = (0..).map(|n| format!("c{client}n{n}"));
+                let mut kept = Vec::new();
+                for id in ids {
+                    let reply = post_event(&mut connection, &id);
+                    let _ = answered.send(());
+                    if reply.status != 201 {
+                        assert_unavailable(&reply);
+                        return (kept, id);
+                    }
+                    kept.push(id);
+                }
+                unreachable!("ids have no end")
+            })
+        })
+        .collect();
+    assert_eq!(answers.iter().take(200).count(), 200);
+    disk.syncs_fail();
+    let left = clients.into_iter().map(|client| client.join().unwrap());
+    let (kept, refused): (Vec<_>, Vec<_>) = left.unzip();
+    let kept = kept.concat();
+    disk.works();
+
+    let mut client = server.connect().unwrap();
+    assert_unavailable(&post_event(&mut client, "after"));
+    let mut shown = events(&mut client);
+    shown.sort_unstable();
+    let mut acknowledged = kept.clone();
+    acknowledged.sort_unstable();
+    assert_eq!(shown, acknowledged);
+    assert_eq!(received(&mut client).1, kept.len() as u64);
+    let ready = client.get("/ready").unwrap();
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    assert!(ready.text().contains("store"), "{}", ready.text());
+    server.kill();
+
+    let server = setup.start();
+    let mut client = server.connect().unwrap();
+    for id in &kept {
+        assert_eq!(post_event(&mut client, id).status, 200, "{id}");
+    }
+    // The commit in doubt may be there. Sent again, all of it is, once.
+    for id in &refused {
+        let status = post_event(&mut client, id).status;
+        assert!(status == 200 || status == 201, "{id}: {status}");
+    }
+    let mut expected = [kept, refused].concat();
+    expected.sort_unstable();
+    let mut shown = events(&mut client);
+    shown.sort_unstable();
+    assert_eq!(shown, expected);
+    assert_eq!(received(&mut client).1, expected.len() as u64);
 }

@@ -217,7 +217,9 @@ pub(super) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
     let decoded = db
         .prepare_cached("SELECT data FROM block_data WHERE id = ?1")?
         .query_row([row.id], |found| {
-            let data = found.get_ref(0)?.as_blob()?;
+            let Ok(data) = found.get_ref(0)?.as_blob() else {
+                return Ok(None);
+            };
             let whole = data.len() as u64 == row.bytes && xxh3_64(data) == row.checksum;
             Ok(whole.then(|| Decoded::new(data)))
         })

@@ -106,20 +106,23 @@ pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
 
 /// Reads `id, refused_at, errors, body, digest` and checks them.
 fn read(row: &Row<'_>, digest: &mut Digest) -> Result<DeadLetter, Fault> {
+    let id: i64 = row.get(0)?;
+    // A value of another type is no letter of ours either.
+    decode(row)
+        .ok()
+        .filter(|(letter, sum)| digest_of(digest, letter) == *sum)
+        .map(|(letter, _)| letter)
+        .ok_or_else(|| Fault::Damaged(format!("row {id} of table letter is not what was written")))
+}
+
+fn decode(row: &Row<'_>) -> rusqlite::Result<(DeadLetter, i64)> {
     let letter = DeadLetter {
         id: row.get::<_, i64>(0)?.cast_unsigned(),
         refused_at: Timestamp::from_micros(row.get(1)?),
         errors: row.get(2)?,
         body: row.get(3)?,
     };
-    if digest_of(digest, &letter) == row.get::<_, i64>(4)? {
-        Ok(letter)
-    } else {
-        Err(Fault::Damaged(format!(
-            "row {} of table letter is not what was written",
-            letter.id
-        )))
-    }
+    Ok((letter, row.get(4)?))
 }
 
 fn digest_of(digest: &mut Digest, letter: &DeadLetter) -> i64 {

@@ -58,7 +58,7 @@ pub(super) fn each_after(
         if last.cast_unsigned() <= sequence {
             continue;
         }
-        let bytes = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+        let bytes = row.get_ref(4)?.as_blob().map_err(|_| damaged(id))?;
         if checksum(bytes) != sum {
             return Err(damaged(id));
         }
