@@ -285,7 +285,7 @@ fn zero(rng: &mut fastrand::Rng, bytes: &mut [u8]) {
 fn undamaged_files_give_the_whole_state() {
     for end in [End::Killed, End::KilledFolded, End::Stopped] {
         let left = Left::new(31, end);
-        assert!(left.files.keys().any(|name| name.ends_with(".run")));
+        assert!(left.files.keys().any(|name| name == "seen/manifest"));
         assert!(left.last().spent.len() > left.last().shown.events.len());
         assert_eq!(left.judge(false), Ok(left.states.len() - 1));
         assert_eq!(left.judge(true), Ok(left.states.len() - 1));
@@ -380,4 +380,24 @@ fn bits_of_the_log_flipped_and_regions_zeroed() {
             flip(rng, log);
         }
     });
+}
+
+#[test]
+fn a_start_that_is_refused_accepts_no_loss() {
+    let mut left = Left::new(47, End::Killed);
+    let log = left.file(LOG);
+    log.truncate(log.len() / 2);
+    left.files.retain(|name, _| !name.starts_with("seen/"));
+    // The loss is accepted, but the start gets no further than the identity index.
+    left.files.insert("seen".to_owned(), Vec::new());
+    let refusal = left.judge(true).unwrap_err();
+    assert!(refusal.contains("seen"), "{refusal}");
+
+    let dir = tempfile::tempdir().unwrap();
+    write_files(dir.path(), &left.files);
+    assert!(open(dir.path(), true).is_err());
+    std::fs::remove_file(dir.path().join("seen")).unwrap();
+    let refusal = open(dir.path(), false).err().unwrap().0;
+    assert!(refusal.contains("was acknowledged"), "{refusal}");
+    assert!(open(dir.path(), true).is_ok());
 }
