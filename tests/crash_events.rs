@@ -1,5 +1,6 @@
 //! The real binary, killed with SIGKILL while events come in, again and again over the same data:
-//! every acknowledged event is there once, with its payload byte for byte, and the counts add up.
+//! every acknowledged event is there once, with its payload byte for byte, and the counts add up. Jobs
+//! run meanwhile: whichever is completed has one result for each of its ids.
 //!
 //! `CRASH_ROUNDS` says how often (default 30), `CRASH_SEED` replays the load and the moments of a
 //! run as far as threads allow.
@@ -19,12 +20,14 @@ use std::sync::mpsc::{self, Sender};
 
 use fastrand::Rng;
 use parking_lot::Mutex;
-use server::{Server, Setup};
+use server::{Server, Setup, poll};
 
 /// Clients at once.
 const CLIENTS: u64 = 4;
 /// At most so many answers before the kill.
 const MAX_ANSWERS: usize = 60;
+/// At most so many ingestions a round.
+const MAX_INGESTIONS: usize = 3;
 /// Event ids are drawn from so few that many are sent more than once.
 const IDS: u32 = 4_000;
 
@@ -42,6 +45,8 @@ struct Ledger {
     acknowledged: BTreeSet<u32>,
     /// Of how many events an answer said that they are new; never more often than once an id.
     accepted: u64,
+    /// Ingestions that were accepted, with their ids.
+    ingestions: BTreeMap<String, Vec<i64>>,
 }
 
 /// The payload of an id: always the same, with white space that must survive.
@@ -110,6 +115,67 @@ impl Client {
     }
 }
 
+/// Submits ingestions of a few ids until the connection breaks or `MAX_INGESTIONS` were accepted.
+fn submit(server: &Server, mut rng: Rng, ledger: &Mutex<Ledger>) {
+    let Ok(mut connection) = server.connect() else {
+        return;
+    };
+    for _ in 0..MAX_INGESTIONS {
+        let ids: Vec<i64> = (0..rng.usize(1..=7)).map(|_| rng.i64(..)).collect();
+        let body = format!("{{\"ids\":{ids:?},\"priority\":\"MEDIUM\"}}");
+        // Whether a request without an answer was accepted can't be known.
+        let Ok(reply) = connection.post_json("/ingest", &body) else {
+            return;
+        };
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let id = reply.json()["ingestion_id"].as_str().unwrap().to_owned();
+        ledger.lock().ingestions.insert(id, ids);
+    }
+}
+
+/// Compares the results of the ingestions that are completed with their ids; how many those are.
+fn check_results<'a>(
+    server: &Server,
+    ingestions: impl Iterator<Item = (&'a String, &'a Vec<i64>)>,
+) -> usize {
+    let mut connection = server.connect().unwrap();
+    let mut get = |path: &str| {
+        let reply = connection.get(path).unwrap();
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        reply.json()
+    };
+    let mut completed = 0;
+    for (ingestion, ids) in ingestions {
+        let status = get(&format!("/status/{ingestion}?view=summary"));
+        if status["status"] != "completed" {
+            continue;
+        }
+        completed += 1;
+        let mut found = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = get(&format!(
+                "/ingestions/{ingestion}/results?page_size=2{cursor}"
+            ));
+            let results = page["events"].as_array().unwrap();
+            found.extend(
+                results
+                    .iter()
+                    .map(|it| it["payload"]["id"].as_i64().unwrap()),
+            );
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        found.sort_unstable();
+        let mut expected = ids.clone();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "the results of {ingestion}");
+    }
+    completed
+}
+
 /// Puts the server under load and kills it after a random number of answers.
 fn live_and_die(server: Server, rng: &mut Rng, ledger: &Arc<Mutex<Ledger>>) {
     let answers_until_death = rng.usize(1..=MAX_ANSWERS);
@@ -128,6 +194,7 @@ fn live_and_die(server: Server, rng: &mut Rng, ledger: &Arc<Mutex<Ledger>>) {
         })
         .collect();
     drop(answered);
+    submit(&server, rng.fork(), ledger);
     let seen = answers.iter().take(answers_until_death).count();
     dying.store(true, Ordering::SeqCst);
     server.kill();
@@ -143,7 +210,7 @@ fn everything(server: &Server) -> BTreeMap<u32, String> {
     let mut connection = server.connect().unwrap();
     let mut cursor = String::new();
     loop {
-        let path = format!("/events?page_size=500{cursor}");
+        let path = format!("/events?topic=&page_size=500{cursor}");
         let reply = connection.get(&path).unwrap();
         assert_eq!(reply.status, 200, "{}", reply.text());
         let page: Page<'_> = serde_json::from_slice(&reply.body).unwrap();
@@ -180,14 +247,26 @@ fn killed_at_random_moments_it_keeps_every_acknowledged_event_once() {
     eprintln!("CRASH_SEED={seed} CRASH_ROUNDS={rounds}");
     let mut rng = Rng::with_seed(seed);
     let home = tempfile::tempdir().unwrap();
-    let setup = Setup::new(home.path());
+    let setup = Setup::fast(home.path());
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     for _ in 0..rounds {
-        live_and_die(setup.start(), &mut rng, &ledger);
+        let server = setup.start();
+        // Their ids are in order of time: those of the last rounds.
+        let recent = ledger.lock().ingestions.clone();
+        check_results(&server, recent.iter().rev().take(2 * MAX_INGESTIONS));
+        live_and_die(server, &mut rng, &ledger);
     }
     let server = setup.start();
-    let found = everything(&server);
     let ledger = ledger.lock();
+    assert!(!ledger.ingestions.is_empty(), "no round was long enough");
+    poll(
+        "all ingestions are completed, each with its results",
+        || {
+            (check_results(&server, ledger.ingestions.iter()) == ledger.ingestions.len())
+                .then_some(())
+        },
+    );
+    let found = everything(&server);
     let lost: Vec<_> = ledger
         .acknowledged
         .iter()
@@ -197,9 +276,14 @@ fn killed_at_random_moments_it_keeps_every_acknowledged_event_once() {
     for (id, text) in &found {
         assert_eq!(*text, payload(*id), "the payload of e{id}");
     }
-    let stats = server.get("/stats").unwrap().json();
+    // Ingestions whose answer was lost in a kill have results, too, and may still run.
+    let stats = poll("every event that was counted is there", || {
+        let results = server.get("/events?topic=ingest&page_size=10000").unwrap();
+        let results = results.json()["events"].as_array().unwrap().len();
+        let stats = server.get("/stats").unwrap().json();
+        (stats["unique_processed"] == found.len() + results).then_some(stats)
+    });
     let count = |key: &str| stats[key].as_u64().unwrap();
-    assert_eq!(count("unique_processed"), found.len() as u64);
     assert_eq!(
         count("received"),
         count("unique_processed") + count("duplicate_dropped")
