@@ -194,8 +194,9 @@ async fn expect_same(store: &Store, model: &Model, source: &mut Source) {
         source.filter()
     };
     let order = [Order::Ascending, Order::Descending][source.0.usize(..2)];
-    let limit = [1, 7, 1000][source.0.usize(..3)];
     let expected = model.sorted(&filter, order);
+    // Each page reads whole blocks: pages of one event only where there are few.
+    let limit = [1, 7, 1000][source.0.usize(..3)].max(expected.len() / 10);
     assert_eq!(pages(store, &filter, order, limit).await, expected);
     let skip = source.0.u64(..=expected.len() as u64);
     let query = PageQuery {

@@ -211,7 +211,7 @@ pub struct PageQuery {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventPage {
     /// The events, in order. Fewer than asked for although there are more, where a filter finds
-    /// little and the work for one page is used up.
+    /// little and the work for one page is used up, and where they have many bytes together.
     pub events: Vec<StoredEvent>,
     /// Where the next page begins; `None` if there are no more.
     pub next: Option<Place>,

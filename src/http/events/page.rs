@@ -18,8 +18,8 @@ const MAX_PAGE: u64 = 10_000;
 /// How many events a page has, unless the client says.
 const DEFAULT_PAGE: u64 = 1_000;
 
-/// The last page that can be asked for by its number.
-const LAST_PAGE: u64 = 1_000_000_000;
+/// The most events before a page that is asked for by its number: they are counted each time.
+const MAX_SKIP: u64 = 1_000_000;
 
 /// An event as it is returned. Keys beyond these come as they were sent.
 #[derive(utoipa::ToSchema)]
@@ -90,7 +90,18 @@ impl Paging<'_> {
             Some(_) => return Err(Problem::parameter("order", "must be asc or desc")),
         };
         let size = number("page_size", self.page_size, 1..=MAX_PAGE)?.unwrap_or(DEFAULT_PAGE);
-        let page = number("page", self.page, 1..=LAST_PAGE)?;
+        let page = number("page", self.page, 1..=u64::MAX)?;
+        let skip = (page.unwrap_or(1) - 1).saturating_mul(size);
+        if skip > MAX_SKIP {
+            return Err(Problem::parameter(
+                "page",
+                format!(
+                    "must begin behind at most {MAX_SKIP} events, which with this page_size is page \
+                     {}: go on from there by cursor",
+                    MAX_SKIP / size + 1
+                ),
+            ));
+        }
         let place = match self.cursor {
             None => None,
             Some(text) => Some(cursor::read(text).ok_or_else(|| {
@@ -115,7 +126,7 @@ impl Paging<'_> {
             filter,
             order: place.map(|(_, order)| order).or(order).unwrap_or_default(),
             after: place.map(|(place, _)| place),
-            skip: (page.unwrap_or(1) - 1) * size,
+            skip,
             limit: usize::try_from(size).unwrap_or(usize::MAX),
         };
         let page = place.is_none().then(|| page.unwrap_or(1));
@@ -158,8 +169,10 @@ pub(in crate::http) async fn read(
 /// Read events
 ///
 /// In order of (`timestamp`, arrival). Pages by `cursor` stay stable while events arrive, and cost
-/// the same at any depth; pages by `page` count from the beginning each time. A page may have fewer
-/// events than `page_size` although `has_more` is true, where a filter finds little.
+/// the same at any depth; pages by `page` count from the beginning each time, over at most 1,000,000
+/// events. A page may have fewer events than `page_size` although `has_more` is true: where a filter
+/// finds little, and where the events have more than 32 MiB together. Behind such a page go on by
+/// `next_cursor`; the next number would leave events out.
 #[utoipa::path(
     get, path = "/events", tag = "events",
     params(
@@ -167,7 +180,7 @@ pub(in crate::http) async fn read(
         ("order" = Option<String>, Query, description = "`asc` (oldest first, the default) or `desc`."),
         ("page_size" = Option<u64>, Query, minimum = 1, maximum = 10_000, description = "The most events of the page; 1,000 if absent."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before."),
-        ("page" = Option<u64>, Query, minimum = 1, description = "The number of the page, from 1; not together with `cursor`."),
+        ("page" = Option<u64>, Query, minimum = 1, description = "The number of the page, from 1; not together with `cursor`. At most 1,000,000 events may stand before it."),
     ),
     responses(
         (status = 200, description = "One page.", body = Page),

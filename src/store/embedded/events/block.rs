@@ -82,7 +82,8 @@ fn order(a: &Numbered<'_>, b: &Numbered<'_>) -> Ordering {
     a.1.tenant.cmp(&b.1.tenant).then_with(times)
 }
 
-fn size_of_record(event: &Event<'_>) -> usize {
+/// What an event takes, about, in a block before compression and in memory.
+pub(super) fn size_of_record(event: &Event<'_>) -> usize {
     let length = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map_or(0, str::len);
     RECORD
         + event.tenant.len()

@@ -36,21 +36,26 @@ struct Work {
     rows: usize,
     /// More found places than this, beyond what the page needs, are forgotten.
     spare: usize,
+    /// How many bytes its events may have together; one larger event is a page alone.
+    bytes: usize,
 }
 
-/// The bounds of one page. They hold unless the page then ended where it began.
+/// The bounds of one page. They hold unless the page then ended where it began. Those who make text
+/// of a page hold it twice, so its bytes are what one reader can take of the memory.
 const WORK: Work = Work {
     blocks: 1_000,
     rows: 50_000,
     spare: 1 << 16,
+    bytes: 32 << 20,
 };
 
-/// An event that was found: where it is in the order, and where it lies.
+/// An event that was found: where it is in the order, where it lies, and how large it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Found<K> {
     key: K,
     block: i64,
     index: usize,
+    bytes: usize,
 }
 
 /// A page of events in order of (time, arrival). With much to skip the work is that of several
@@ -85,6 +90,7 @@ fn part(db: &Connection, query: &PageQuery, work: Work) -> Result<(EventPage, u6
         chosen: Vec::new(),
         skipped: 0,
         spare: work.spare,
+        left: work.bytes,
     };
     let next = walk.run(candidates, work)?;
     let next = next.map(|key| key.place(query.order));
@@ -123,6 +129,8 @@ struct Walk<'q> {
     chosen: Vec<Found<Key>>,
     skipped: u64,
     spare: usize,
+    /// How many bytes of events still fit.
+    left: usize,
 }
 
 impl Walk<'_> {
@@ -179,7 +187,10 @@ impl Walk<'_> {
         {
             if self.skipped < self.query.skip {
                 self.skipped += 1;
-            } else if self.chosen.len() < self.query.limit.max(1) {
+            } else if self.chosen.is_empty()
+                || (self.chosen.len() < self.query.limit && found.bytes <= self.left)
+            {
+                self.left = self.left.saturating_sub(found.bytes);
                 self.chosen.push(*found);
             } else if let Some(last) = self.chosen.last() {
                 return ControlFlow::Break(last.key);
@@ -221,7 +232,12 @@ impl Walk<'_> {
             let time = event.time;
             let key = Key::of(Place { time, sequence }, self.query.order);
             if self.after.is_none_or(|after| key > after) && self.query.filter.matches(&event) {
-                self.pending.push(Reverse(Found { key, block, index }));
+                self.pending.push(Reverse(Found {
+                    key,
+                    block,
+                    index,
+                    bytes: block::size_of_record(&event),
+                }));
             }
         }
         self.forget();

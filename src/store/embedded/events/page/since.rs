@@ -15,8 +15,8 @@ use crate::store::embedded::codec::Digest;
 use crate::store::embedded::events::block::{self, COLUMNS, MAX_SPAN, Row};
 use crate::store::embedded::fault::Fault;
 
-/// The next events behind `after` that `filter` means, at most `limit`, and the arrival up to which
-/// was looked.
+/// The next events behind `after` that `filter` means, at most `limit` and no more than fit into the
+/// bytes of a page, and the arrival up to which was looked.
 pub(in crate::store::embedded) fn since(
     db: &Connection,
     after: Sequence,
@@ -51,7 +51,8 @@ pub(super) fn since_with(
     };
     walk.pull()?;
     let mut looked = after.0;
-    let mut chosen = Vec::new();
+    let mut chosen: Vec<Found<u64>> = Vec::new();
+    let mut left = work.bytes;
     while chosen.len() < limit.max(1) {
         let used_up = walk.blocks >= work.blocks || walk.pulled >= work.rows;
         if used_up && looked > after.0 {
@@ -60,6 +61,11 @@ pub(super) fn since_with(
         let Some((sequence, found)) = walk.next(looked.saturating_add(1))? else {
             break;
         };
+        let bytes = found.map_or(0, |found| found.bytes);
+        if bytes > left && !chosen.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(bytes);
         looked = sequence;
         chosen.extend(found);
     }
@@ -143,6 +149,7 @@ impl Walk<'_, '_> {
                     key: sequence.0,
                     block: id,
                     index,
+                    bytes: block::size_of_record(&event),
                 };
                 let meant = self.filter.matches(&event);
                 self.pending.push(Reverse((found, meant)));

@@ -13,6 +13,7 @@ const LITTLE: Work = Work {
     blocks: 2,
     rows: 3,
     spare: 2,
+    bytes: 200,
 };
 
 fn query(order: Order, limit: usize) -> PageQuery {
@@ -332,6 +333,7 @@ fn a_filter_that_finds_little_ends_at_the_bound_and_goes_on_behind_it() {
         blocks: 6,
         rows: 1000,
         spare: 10,
+        bytes: WORK.bytes,
     };
     let (first, _) = part(&blocks.db, &query, work).unwrap();
     assert!(first.events.is_empty());
@@ -374,6 +376,7 @@ fn a_stream_ends_at_the_bound_and_goes_on_behind_it() {
         blocks: 6,
         rows: 1000,
         spare: 10,
+        bytes: WORK.bytes,
     };
     let looked = |after| {
         since_with(&blocks.db, Sequence(after), &none, 5, work)
@@ -386,6 +389,39 @@ fn a_stream_ends_at_the_bound_and_goes_on_behind_it() {
     assert_eq!(looked(18), 20);
     assert_eq!(looked(20), 20);
     assert_eq!(looked(u64::MAX), u64::MAX);
+}
+
+#[test]
+fn a_page_ends_where_its_events_have_too_many_bytes_but_has_one() {
+    let mut blocks = Blocks::new();
+    for number in 0..9 {
+        blocks.append(&[event("t", number, number)]);
+    }
+    let each = block::size_of_record(&blocks.model[0].event);
+    let all = EventFilter::default();
+    for (bytes, fitting) in [
+        (3 * each, 3),
+        (3 * each - 1, 2),
+        (9 * each, 9),
+        (each - 1, 1),
+    ] {
+        let work = Work { bytes, ..WORK };
+        for order in [Order::Ascending, Order::Descending] {
+            let query = query(order, 100);
+            let (first, _) = part(&blocks.db, &query, work).unwrap();
+            assert_eq!(first.events.len(), fitting, "{bytes}");
+            let last = first.events.last().map(place);
+            assert_eq!(first.next, last.filter(|_| fitting < 9), "{bytes}");
+            let expected = expected(&blocks, &query);
+            assert_eq!(all_pages(&mut blocks, query, work, |_| {}), expected);
+        }
+        let (first, looked) = since_with(&blocks.db, Sequence(0), &all, 100, work).unwrap();
+        assert_eq!(
+            (first.len(), looked.0),
+            (fitting, fitting as u64),
+            "{bytes}"
+        );
+    }
 }
 
 #[test]
