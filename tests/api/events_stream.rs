@@ -88,6 +88,17 @@ async fn events_come_in_the_order_of_commits_and_resume() {
 }
 
 #[tokio::test]
+async fn a_place_behind_the_end_is_the_end() {
+    let server = Server::start().await;
+    store(&server, 0..2).await;
+    let mut stream = Stream::open(&server, "", "Last-Event-ID: 18446744073709551615\r\n").await;
+    let mut other = Stream::open(&server, "?after=1000", "").await;
+    store(&server, 2..3).await;
+    assert_eq!(stream.next_id().await, "2");
+    assert_eq!(other.next_id().await, "2");
+}
+
+#[tokio::test]
 async fn a_stream_takes_the_filters_of_a_page() {
     let server = Server::start().await;
     let mut even = Stream::open(&server, "?event_type=even&tenant_id=default", "").await;

@@ -33,7 +33,8 @@ const LAST_ID: &str = "Last-Event-ID";
 ///
 /// Server-sent events in the order of commits: `data` is an event, `id` is its place in that order.
 /// `Last-Event-ID` (a browser sends it when it connects again) or `after` resumes behind that place;
-/// without either the stream begins with the next event; `after=0` begins with the first. A comment
+/// without either, and from a place that no event has yet, the stream begins with the next event;
+/// `after=0` begins with the first. A comment
 /// comes every five seconds.
 #[utoipa::path(
     get, path = "/events/stream", tag = "events",
@@ -74,7 +75,9 @@ pub(in crate::http) fn stream(
     let follow = Follow {
         store,
         filter,
-        read: after.map_or(now, Sequence),
+        // Nothing was sent from behind the end: such a place is of another store, and would be
+        // waited for without a word.
+        read: after.map_or(now, |after| Sequence(after).min(now)),
         last,
         ready: VecDeque::from([Sent::retry(RETRY)]),
         shutdown,
