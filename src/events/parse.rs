@@ -108,6 +108,8 @@ pub fn parse<'a>(body: &'a [u8], request: &Request) -> Result<Parsed<'a>, Refusa
     let text = std::str::from_utf8(body).map_err(|error| {
         Refusal::Malformed(format!("byte {} is not UTF-8", error.valid_up_to()))
     })?;
+    // Some editors begin a file with one; RFC 8259 lets it be passed over.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match fast::parse(text, request) {
         Some(parsed) => Ok(parsed),
         None => careful::parse(text, request),

@@ -149,6 +149,32 @@ async fn as_many_events_as_may_be_and_no_more() {
 }
 
 #[tokio::test]
+async fn lines_may_end_as_on_windows_and_begin_with_a_byte_order_mark() {
+    let server = Server::start().await;
+    let mark = "\u{feff}";
+    let line = |id: &str| format!(r#"{{"event_id":"{id}","timestamp":"2026-11-21T00:00:00Z"}}"#);
+    let lines = format!("{mark}{}\r\n\r\n{}", line("1"), line("2"));
+    let answer = server
+        .post_as("/events?receipts=true", "application/x-ndjson", lines)
+        .await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let accepted = |id: &str| json!({"event_id": id, "status": "accepted"});
+    assert_eq!(
+        answer.json()["receipts"],
+        json!([accepted("1"), accepted("2")])
+    );
+    let list = format!("{mark}[{}]", line("3"));
+    assert_eq!(server.post("/events", list).await.json()["accepted"], 1);
+    for twice in ["{mark}{mark}[]", "[{mark}]"] {
+        let body = twice.replace("{mark}", mark);
+        server
+            .post("/events", body)
+            .await
+            .assert_problem(400, "malformed_json");
+    }
+}
+
+#[tokio::test]
 async fn events_come_as_lines_too() {
     let server = Server::start().await;
     let lines = format!("{}\r\n\n  \n{}", event("1"), event("2"));
