@@ -10,11 +10,9 @@ use super::HttpState;
 use super::error::Problem;
 use super::events::{Page, Paging, read_page};
 use super::status::unknown;
+use crate::jobs::results::TOPIC;
 use crate::model::event::{DEFAULT_TENANT, EventFilter, EventTime};
 use crate::model::id::IngestionId;
-
-/// The topic that results are in.
-const TOPIC: &str = "ingest";
 
 /// No result is older than its ingestion, but for a clock that was set back by less than this.
 const SET_BACK: Duration = Duration::from_hours(1);
@@ -37,7 +35,7 @@ pub(super) fn stage() -> AdHoc {
         ("order" = Option<String>, Query, description = "`asc` (oldest first, the default) or `desc`."),
         ("page_size" = Option<u64>, Query, minimum = 1, maximum = 10_000, description = "The most results of the page; 1,000 if absent."),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before."),
-        ("page" = Option<u64>, Query, minimum = 1, description = "The number of the page, from 1; not together with `cursor`."),
+        ("page" = Option<u64>, Query, minimum = 1, description = "The number of the page, from 1; not together with `cursor`. At most 1,000,000 events may stand before it."),
     ),
     responses(
         (status = 200, description = "One page.", body = Page),

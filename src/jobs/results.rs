@@ -10,11 +10,13 @@ use std::time::Duration;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::processor::{IdResult, Response, Work};
+use super::processor::{Failure, IdResult, Response, Work};
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::model::event::{DEFAULT_TENANT, Event, EventTime, MAX_PAYLOAD};
+use crate::model::json::is_too_deep;
 use crate::model::time::Timestamp;
+use crate::store::StoreError;
 
 /// The topic of results.
 pub const TOPIC: &str = "ingest";
@@ -32,6 +34,9 @@ const AT_ONCE: usize = 1_000;
 /// take six.
 const MAX_BODY: usize = 60 * 1024;
 
+/// How deep a body stands where it is returned: in a payload, in an event, in a list, in an object.
+const ABOVE: usize = 4;
+
 /// How long to wait after the store refused the results.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -39,8 +44,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 60;
 
 /// Keeps the results that are final: those of ids that were processed and, if this was the `last`
-/// attempt, of those that failed. Returns once they are kept. If the store refuses them for a
-/// minute it gives up: then it refuses the end of the attempt, too, and the batch is started again.
+/// attempt, of those that failed. Whether they are kept: it gives up when the store refuses them for
+/// a minute, and at once when it will take none until a restart.
 pub(super) async fn keep(
     events: &Events,
     clock: &Clock,
@@ -48,19 +53,43 @@ pub(super) async fn keep(
     results: &[IdResult],
     last: bool,
     at: Timestamp,
-) {
+) -> bool {
     let all: Vec<Event<'static>> = results
         .iter()
         .filter_map(|result| event(work, result, last, at))
         .collect();
     for chunk in all.chunks(AT_ONCE) {
-        for _ in 0..ATTEMPTS {
-            if events.append(chunk.to_vec()).await.is_ok() {
-                break;
-            }
-            clock.sleep(PAUSE).await;
+        if !keep_some(events, clock, chunk).await {
+            return false;
         }
     }
+    true
+}
+
+async fn keep_some(events: &Events, clock: &Clock, chunk: &[Event<'static>]) -> bool {
+    for _ in 0..ATTEMPTS {
+        match events.append(chunk.to_vec()).await {
+            Ok(_) => return true,
+            Err(StoreError::Closed | StoreError::Failed(_)) => return false,
+            Err(_) => clock.sleep(PAUSE).await,
+        }
+    }
+    false
+}
+
+/// What results come to that could not be kept: the ids are processed again, for a result that
+/// nobody can read was not delivered.
+pub(super) fn not_kept(results: Vec<IdResult>) -> Vec<IdResult> {
+    let lost = |result: IdResult| IdResult {
+        result: result.result.and_then(|_| {
+            Err(Failure {
+                reason: "the result could not be kept".to_owned(),
+                retry_after: None,
+            })
+        }),
+        ..result
+    };
+    results.into_iter().map(lost).collect()
 }
 
 /// The result of one id, if it is final.
@@ -89,12 +118,13 @@ fn event(work: &Work, result: &IdResult, last: bool, at: Timestamp) -> Option<Ev
     })
 }
 
-/// The payload of an id that was processed. A body that is JSON is kept as such, any other as text;
-/// one that is too long is cut off.
+/// The payload of an id that was processed. A body that is JSON is kept as such, any other (and one
+/// nested too deep to be returned) as text; one that is too long is cut off.
 fn processed(id: i64, response: &Response) -> String {
     let (status, body) = (response.status, response.body.as_slice());
     if let Ok(value) = serde_json::from_slice::<&RawValue>(body)
         && body.len() <= MAX_BODY
+        && !is_too_deep(value.get(), ABOVE)
     {
         return format!(r#"{{"id":{id},"status":{status},"body":{}}}"#, value.get());
     }
@@ -118,7 +148,6 @@ fn processed(id: i64, response: &Response) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::processor::Failure;
     use crate::model::id::{BatchIndex, IngestionId};
 
     fn work() -> Work {
@@ -173,12 +202,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_kept_is_no_success() {
+        let result = |result| IdResult {
+            position: 0,
+            id: 7,
+            result,
+        };
+        let failure = |reason: &str| Failure {
+            reason: reason.to_owned(),
+            retry_after: Some(PAUSE),
+        };
+        let response = Response {
+            status: 200,
+            body: Vec::new(),
+        };
+        let lost = not_kept(vec![result(Ok(response)), result(Err(failure("no")))]);
+        let reason = |at: usize| lost[at].result.as_ref().unwrap_err().reason.as_str();
+        assert_eq!(reason(0), "the result could not be kept");
+        assert_eq!(lost[1], result(Err(failure("no"))));
+    }
+
+    #[test]
     fn a_body_is_kept_as_json_as_text_or_cut_off() {
         assert_eq!(
             payload(b"{\"a\": 1.0}"),
             r#"{"id":7,"status":200,"body":{"a": 1.0}}"#
         );
         assert_eq!(payload(b"<p>"), r#"{"id":7,"status":200,"body":"<p>"}"#);
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(payload(nested(124).as_bytes()).contains(r#""body":["#));
+        assert!(payload(nested(125).as_bytes()).contains(r#""body":"["#));
         let long = payload(&vec![b'x'; 1_000_000]);
         assert!(long.contains("\"body_bytes\":1000000") && long.len() <= MAX_PAYLOAD);
         let escaped = payload(&vec![1; 1_000_000]);

@@ -365,12 +365,15 @@ impl Attempt {
             let _ = gate.begun.send(at);
             processor.run(work).await
         });
-        let results = done.await.unwrap_or_else(|error| {
+        let mut results = done.await.unwrap_or_else(|error| {
             tracing::error!("the processor stopped in the middle of a batch: {error}");
             broken_down(&self.work)
         });
         let at = clock.now().wall;
-        results::keep(&self.events, &clock, &self.work, &results, self.last, at).await;
+        if !results::keep(&self.events, &clock, &self.work, &results, self.last, at).await {
+            tracing::warn!(ingestion = %self.ingestion.id, "{}: its results could not be kept", self.work.batch.batch_id());
+            results = results::not_kept(results);
+        }
         Finished {
             ingestion: self.ingestion,
             batch: self.work.batch,

@@ -229,6 +229,80 @@ async fn pages_by_cursor_are_stable_while_events_arrive() {
 }
 
 #[tokio::test]
+async fn a_page_by_number_begins_behind_a_million_events_at_most() {
+    let server = Server::start().await;
+    for query in [
+        "page=101&page_size=10000",
+        "page=1001",
+        "page=1000001&page_size=1",
+    ] {
+        let answer = server.get(&format!("/events?{query}")).await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+    }
+    for query in [
+        "page=102&page_size=10000",
+        "page=1002",
+        "page=18446744073709551615&page_size=10000",
+    ] {
+        let problem = server.get(&format!("/events?{query}")).await;
+        let problem = problem.assert_problem(422, "invalid_value");
+        assert!(
+            problem["detail"].as_str().unwrap().contains("cursor"),
+            "{problem}"
+        );
+        assert_eq!(problem["errors"][0]["parameter"], "page");
+    }
+}
+
+#[tokio::test]
+async fn the_results_of_a_job_are_there_when_it_is_completed() {
+    let server = Server::start().await;
+    let id = server.submit_to("fast", 1..=8).await;
+    loop {
+        let status = server.get(&format!("/status/{id}?wait=10s")).await.json();
+        match status["status"].as_str().unwrap() {
+            "completed" => break,
+            "triggered" | "yet_to_start" => {}
+            other => panic!("{other}: {status}"),
+        }
+    }
+    let target = format!("/ingestions/{id}/results");
+    let page = server.get(&target).await.json();
+    let places: BTreeSet<String> = ids_of(&page).into_iter().collect();
+    let place = |n: usize| format!("{id}:{}:{}", n / 3, n % 3);
+    assert_eq!(places, (0..8).map(place).collect());
+    assert_eq!(page["has_more"], false);
+    for event in page["events"].as_array().unwrap() {
+        assert_eq!(
+            (&event["topic"], &event["source"]),
+            (&json!("ingest"), &json!(id))
+        );
+        let [batch, position] = [1, 2].map(|part| {
+            let place = event["event_id"].as_str().unwrap();
+            place.split(':').nth(part).unwrap().parse::<i64>().unwrap()
+        });
+        let done = json!({"id": batch * 3 + position + 1, "status": 200, "body": ""});
+        assert_eq!(event["payload"], done);
+    }
+    let mut seen = BTreeSet::new();
+    let mut next = format!("{target}?page_size=3&order=desc");
+    loop {
+        let page = server.get(&next).await.json();
+        seen.extend(ids_of(&page));
+        match page["next_cursor"].as_str() {
+            Some(cursor) => next = format!("{target}?page_size=3&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, places);
+    let stats = server.get("/stats").await.json();
+    assert_eq!(
+        (&stats["unique_processed"], &stats["topics"]),
+        (&json!(8), &json!(["ingest"]))
+    );
+}
+
+#[tokio::test]
 async fn results_are_those_of_one_ingestion() {
     let server = Server::start().await;
     let id = server.submit(1..=3).await;
