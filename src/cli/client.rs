@@ -1,12 +1,14 @@
 //! Talks to a running server.
 
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response, Url};
 use serde::Deserialize;
 
-use super::{Failure, ServerArgs};
+use super::{Failure, ServerArgs, output};
 use crate::clock::Clock;
 
 /// Where a server is when nothing says otherwise.
@@ -36,6 +38,8 @@ const MAX_SHOWN: usize = 10;
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
+    /// Whether it was told that requests are sent again.
+    told: Arc<AtomicBool>,
 }
 
 /// Why a request got no good answer.
@@ -117,7 +121,8 @@ impl Client {
         let http = http
             .build()
             .map_err(|error| Failure::Failed(format!("no HTTP client can be made: {error}")))?;
-        Ok(Self { http, base })
+        let told = Arc::default();
+        Ok(Self { http, base, told })
     }
 
     /// A `GET` of a path with its query, relative to the server.
@@ -144,7 +149,7 @@ impl Client {
     }
 
     /// A `POST` of JSON that may be sent again: while the server is away or too busy, for at most
-    /// `retry_for`.
+    /// `retry_for`. That it is tried again is told once.
     pub(super) async fn post_again(
         &self,
         path: &str,
@@ -187,6 +192,13 @@ impl Client {
             let gone_for = clock.now().mono.saturating_sub(started);
             if !refusal.passing || gone_for + pause > retry_for {
                 return Err(refusal);
+            }
+            if !self.told.swap(true, Ordering::Relaxed) {
+                output::note(&format!(
+                    "{}; trying again for up to {} s",
+                    refusal.text,
+                    retry_for.as_secs()
+                ));
             }
             clock.sleep(pause).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);

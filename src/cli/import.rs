@@ -64,8 +64,8 @@ const WINDOW: usize = 2;
 
 /// The bytes of all batches that are sent at the same time, and of one of them at most. Those of
 /// [`WINDOW`], and each one's request, come to some multiple of it.
-const SENT_BYTES: usize = 5 << 20;
-const BATCH_BYTES: usize = 5 << 18;
+const SENT_BYTES: usize = 5 << 19;
+const BATCH_BYTES: usize = 5 << 17;
 
 /// The least time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! The only place that prints.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use super::Failure;
 
@@ -13,5 +13,8 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 
 /// One line beside the answer, on standard error. Nothing is left to be done if that is closed.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let mut err = io::stderr().lock();
+    // A progress bar may stand where it goes.
+    let start = if err.is_terminal() { "\r\x1b[K" } else { "" };
+    let _ = writeln!(err, "{start}{text}");
 }

@@ -1,11 +1,9 @@
 //! Where rows go: a running server, or the data directory of a stopped one.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use super::batch::Batch;
 use super::rejects::Reject;
@@ -48,8 +46,6 @@ pub(super) struct Server {
     client: Client,
     clock: Clock,
     retry_for: Duration,
-    /// Bad rows are looked for in one batch at a time: each row's reasons take memory.
-    checking: Arc<Semaphore>,
 }
 
 /// A server's answer.
@@ -77,7 +73,6 @@ impl Target {
             client: Client::new(args)?,
             clock: clock.clone(),
             retry_for: args.retry_for,
-            checking: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -132,9 +127,7 @@ impl Server {
                     return Ok((batch, answer.accepted, answer.duplicates));
                 }
                 Err(refusal) => {
-                    // The semaphore is never closed.
-                    let _permit = self.checking.acquire().await;
-                    batch = without_refused(batch, body, refusal).await?;
+                    batch = without_refused(batch, &body, refusal)?;
                 }
             }
         }
@@ -144,23 +137,19 @@ impl Server {
 
 /// A server lists few offences at once, so all bad rows are looked for here, after the first of
 /// them: rows that are good cost nothing.
-async fn without_refused(
-    mut batch: Batch,
-    body: Vec<u8>,
-    refusal: Refusal,
-) -> Result<Batch, Failure> {
+///
+/// Not on another thread: what one thread makes and another one frees, the allocator keeps for the
+/// first, and a file of bad rows would take half as much memory again.
+fn without_refused(mut batch: Batch, body: &[u8], refusal: Refusal) -> Result<Batch, Failure> {
     if refusal.passing {
         return Err(refusal.into());
     }
-    blocking(move || {
-        let no_rule_is_broken = batch.check(&body, |_| ()).is_some();
-        // The server's rules may be stricter, being newer.
-        if no_rule_is_broken && !batch.refuse_offences(&refusal.offences) {
-            return Err(refusal.into());
-        }
-        Ok(batch)
-    })
-    .await
+    let no_rule_is_broken = batch.check(body, |_| ()).is_some();
+    // The server's rules may be stricter, being newer.
+    if no_rule_is_broken && !batch.refuse_offences(&refusal.offences) {
+        return Err(refusal.into());
+    }
+    Ok(batch)
 }
 
 /// Straight into a store.
