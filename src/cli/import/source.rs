@@ -1,5 +1,7 @@
 //! A file or standard input, decompressed by what its first bytes say.
 
+mod zstd;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::sync::Arc;
@@ -125,7 +127,8 @@ impl Frames {
             if self.bytes.fill_buf()?.is_empty() {
                 return Ok(false);
             }
-            match self.decoder.reset(&mut self.bytes) {
+            let header = zstd::header(&mut self.bytes)?;
+            match self.decoder.reset(header.as_slice().chain(&mut self.bytes)) {
                 Ok(()) => {
                     self.inside = true;
                     return Ok(true);
