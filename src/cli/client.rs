@@ -195,9 +195,8 @@ impl Client {
             }
             if !self.told.swap(true, Ordering::Relaxed) {
                 output::note(&format!(
-                    "{}; trying again for up to {} s",
-                    refusal.text,
-                    retry_for.as_secs()
+                    "{}; trying again for up to {retry_for:?}",
+                    refusal.text
                 ));
             }
             clock.sleep(pause).await;

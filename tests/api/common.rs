@@ -41,8 +41,17 @@ impl Server {
 
     /// With bounds of the test's own.
     pub(crate) async fn with_limits(limits: HttpLimits) -> Self {
+        Self::with(limits, None).await
+    }
+
+    /// With one more queue, `upstream`, that has this processor.
+    pub(crate) async fn with_processor(processor: ProcessorSettings) -> Self {
+        Self::with(HttpLimits::new(MAX_BODY), Some(processor)).await
+    }
+
+    async fn with(limits: HttpLimits, upstream: Option<ProcessorSettings>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let state = state(dir.path(), limits).await;
+        let state = state(dir.path(), limits, upstream).await;
         let figment = rocket::Config::figment()
             .merge(("address", "127.0.0.1"))
             .merge(("port", 0))
@@ -171,7 +180,7 @@ fn panics() -> &'static str {
 
 /// What the server works with. Queue `default` starts one batch and then none for an hour, `fast`
 /// runs through, and `full` holds no waiting batch beside the first of a submission.
-async fn state(dir: &Path, limits: HttpLimits) -> HttpState {
+async fn state(dir: &Path, limits: HttpLimits, upstream: Option<ProcessorSettings>) -> HttpState {
     let processor = ProcessorSettings::Simulate(SimulateSettings {
         min: Duration::from_millis(1),
         max: Duration::from_millis(5),
@@ -190,10 +199,16 @@ async fn state(dir: &Path, limits: HttpLimits) -> HttpState {
         max_waiting: 1,
         ..slow.clone()
     };
+    let upstream = upstream.map(|processor| QueueSettings {
+        processor,
+        ..fast.clone()
+    });
     let queues = [("default", slow), ("fast", fast), ("full", full)]
+        .into_iter()
+        .chain(upstream.map(|queue| ("upstream", queue)))
         .map(|(name, queue)| (QueueName::try_from(name.to_owned()).unwrap(), queue));
     let settings = JobsSettings {
-        queues: queues.into(),
+        queues: queues.collect(),
         keep_ended: Duration::from_hours(1),
         retention: Duration::from_hours(24),
         events: EventsSettings::default(),

@@ -1,4 +1,4 @@
-//! Events read back: pages, filters, one alone, the results of an ingestion.
+//! Events read back: pages, filters, one alone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::Server;
 
-async fn store(server: &Server, events: &Value) {
+pub(crate) async fn store(server: &Server, events: &Value) {
     let answer = server.post("/events/bulk", events.to_string()).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
 }
@@ -18,7 +18,7 @@ async fn ids(server: &Server, query: &str) -> Vec<String> {
     ids_of(&page)
 }
 
-fn ids_of(page: &Value) -> Vec<String> {
+pub(crate) fn ids_of(page: &Value) -> Vec<String> {
     let events = page["events"]
         .as_array()
         .unwrap_or_else(|| panic!("{page}"));
@@ -252,88 +252,4 @@ async fn a_page_by_number_begins_behind_a_million_events_at_most() {
         );
         assert_eq!(problem["errors"][0]["parameter"], "page");
     }
-}
-
-#[tokio::test]
-async fn the_results_of_a_job_are_there_when_it_is_completed() {
-    let server = Server::start().await;
-    let id = server.submit_to("fast", 1..=8).await;
-    loop {
-        let status = server.get(&format!("/status/{id}?wait=10s")).await.json();
-        match status["status"].as_str().unwrap() {
-            "completed" => break,
-            "triggered" | "yet_to_start" => {}
-            other => panic!("{other}: {status}"),
-        }
-    }
-    let target = format!("/ingestions/{id}/results");
-    let page = server.get(&target).await.json();
-    let places: BTreeSet<String> = ids_of(&page).into_iter().collect();
-    let place = |n: usize| format!("{id}:{}:{}", n / 3, n % 3);
-    assert_eq!(places, (0..8).map(place).collect());
-    assert_eq!(page["has_more"], false);
-    for event in page["events"].as_array().unwrap() {
-        assert_eq!(
-            (&event["topic"], &event["source"]),
-            (&json!("ingest"), &json!(id))
-        );
-        let [batch, position] = [1, 2].map(|part| {
-            let place = event["event_id"].as_str().unwrap();
-            place.split(':').nth(part).unwrap().parse::<i64>().unwrap()
-        });
-        let done = json!({"id": batch * 3 + position + 1, "status": 200, "body": ""});
-        assert_eq!(event["payload"], done);
-    }
-    let mut seen = BTreeSet::new();
-    let mut next = format!("{target}?page_size=3&order=desc");
-    loop {
-        let page = server.get(&next).await.json();
-        seen.extend(ids_of(&page));
-        match page["next_cursor"].as_str() {
-            Some(cursor) => next = format!("{target}?page_size=3&cursor={cursor}"),
-            None => break,
-        }
-    }
-    assert_eq!(seen, places);
-    let stats = server.get("/stats").await.json();
-    assert_eq!(
-        (&stats["unique_processed"], &stats["topics"]),
-        (&json!(8), &json!(["ingest"]))
-    );
-}
-
-#[tokio::test]
-async fn results_are_those_of_one_ingestion() {
-    let server = Server::start().await;
-    let id = server.submit(1..=3).await;
-    let now = server.state.clock.now().wall.to_string();
-    let result = |source: &str, id: &str| json!({"event_id": id, "topic": "ingest", "source": source, "timestamp": now});
-    let events = json!([
-        result(&id, "1"),
-        result(&id, "2"),
-        result("another", "3"),
-        {"event_id": "4", "source": id, "timestamp": now},
-    ]);
-    store(&server, &events).await;
-    let target = format!("/ingestions/{id}/results");
-    let page = server.get(&target).await.json();
-    assert_eq!(ids_of(&page), ["1", "2"]);
-    let first = server
-        .get(&format!("{target}?page_size=1&order=desc"))
-        .await
-        .json();
-    assert_eq!(ids_of(&first), ["2"]);
-    let cursor = first["next_cursor"].as_str().unwrap();
-    let second = server
-        .get(&format!("{target}?cursor={cursor}"))
-        .await
-        .json();
-    assert_eq!(ids_of(&second), ["1"]);
-    let unknown = uuid::Uuid::now_v7();
-    for other in [unknown.to_string(), "x".to_owned()] {
-        let answer = server.get(&format!("/ingestions/{other}/results")).await;
-        answer.assert_problem(404, "not_found");
-    }
-    let answer = server.get(&format!("{target}?page_size=0")).await;
-    answer.assert_problem(422, "invalid_value");
 }

@@ -14,5 +14,6 @@ mod events;
 mod events_read;
 mod events_stream;
 mod hostile;
+mod results;
 mod service;
 mod status;
