@@ -167,8 +167,13 @@ impl Store {
         self.0.pack().await
     }
 
-    /// Dead letters behind `after` in order of their number, at most `limit`.
-    pub async fn letters(&self, after: u64, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+    /// Dead letters behind `after` in order of their number, at most `limit` and not many bytes at
+    /// once, and whether there are more.
+    pub async fn letters(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<DeadLetter>, bool), StoreError> {
         self.0.letters(after, limit).await
     }
 

@@ -356,7 +356,8 @@ async fn letters_are_kept_listed_and_discarded() {
     assert_eq!(store.append(prepared).await.unwrap(), []);
     drop(store);
     let store = open(dir.path());
-    let letters = store.letters(0, 10).await.unwrap();
+    let (letters, more) = store.letters(0, 10).await.unwrap();
+    assert!(!more);
     assert_eq!(letters.len(), 2);
     assert_eq!(letters[1].body, "{\"n\":2}");
     assert!(store.discard_letter(letters[0].id).await.unwrap());

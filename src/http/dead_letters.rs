@@ -85,6 +85,7 @@ pub(super) struct LetterList {
 /// List dead letters
 ///
 /// Events that a request with `partial=true` left behind, in the order in which they were refused.
+/// Fewer than `page_size` come although `has_more` is true where they have more than 32 MiB together.
 #[utoipa::path(get, path = "/dead-letters", tag = "events",
     params(
         ("page_size" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most; 100 if absent."),
@@ -104,10 +105,7 @@ pub(super) async fn letters(
     let size = number("page_size", page_size, 1..=MAX_PAGE)?.unwrap_or(DEFAULT_PAGE);
     let after = number("cursor", cursor, 0..=u64::MAX >> 1)?.unwrap_or(0);
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    // One more says whether there are more.
-    let mut found = state.events.store.letters(after, size + 1).await?;
-    let has_more = found.len() > size;
-    found.truncate(size);
+    let (found, has_more) = state.events.store.letters(after, size).await?;
     let last = found.last().map(|letter| letter.id.to_string());
     Ok(json(&LetterList {
         dead_letters: found.into_iter().map(Letter::from).collect(),

@@ -416,7 +416,7 @@ impl Embedded {
         &self,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
+    ) -> Result<(Vec<DeadLetter>, bool), StoreError> {
         self.readers
             .read(move |db| letters::list(db, after, limit))
             .await

@@ -69,19 +69,47 @@ pub(super) fn remove(db: &Connection, meta: &mut Meta, id: u64) -> Result<bool, 
     Ok(digest.is_some())
 }
 
-/// At most `limit` letters behind `after`, in order of their number.
-pub(super) fn list(db: &Connection, after: u64, limit: usize) -> Result<Vec<DeadLetter>, Fault> {
+/// The most bytes of letters that are listed at once: each may be as large as a request. One larger
+/// letter is listed alone.
+const MAX_LISTED: usize = 32 << 20;
+
+/// At most `limit` letters behind `after`, in order of their number, and whether there are more.
+pub(super) fn list(
+    db: &Connection,
+    after: u64,
+    limit: usize,
+) -> Result<(Vec<DeadLetter>, bool), Fault> {
+    list_within(db, after, limit, MAX_LISTED)
+}
+
+fn list_within(
+    db: &Connection,
+    after: u64,
+    limit: usize,
+    bytes: usize,
+) -> Result<(Vec<DeadLetter>, bool), Fault> {
     let mut statement = db.prepare_cached(
         "SELECT id, refused_at, errors, body, digest FROM letter WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query([after.cast_signed(), limit])?;
+    // One more tells that there are more.
+    let rows = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+    let mut rows = statement.query([after.cast_signed(), rows])?;
     let mut digest = Digest::default();
     let mut letters = Vec::new();
+    let mut left = bytes;
     while let Some(row) = rows.next()? {
-        letters.push(read(row, &mut digest)?);
+        if letters.len() == limit {
+            return Ok((letters, true));
+        }
+        let letter = read(row, &mut digest)?;
+        let size = letter.errors.len() + letter.body.len();
+        if size > left && !letters.is_empty() {
+            return Ok((letters, true));
+        }
+        left = left.saturating_sub(size);
+        letters.push(letter);
     }
-    Ok(letters)
+    Ok((letters, false))
 }
 
 /// One letter.
@@ -89,7 +117,7 @@ pub(super) fn find(db: &Connection, id: u64) -> Result<Option<DeadLetter>, Fault
     let Some(before) = id.checked_sub(1) else {
         return Ok(None);
     };
-    let next = list(db, before, 1)?.into_iter().next();
+    let next = list(db, before, 1)?.0.into_iter().next();
     Ok(next.filter(|letter| letter.id == id))
 }
 
@@ -154,13 +182,22 @@ mod tests {
             };
             insert(&db, &mut meta, &mut digest, &letter, 3).unwrap();
         }
-        let kept: Vec<u64> = list(&db, 0, 10).unwrap().iter().map(|it| it.id).collect();
+        let kept: Vec<u64> = list(&db, 0, 10).unwrap().0.iter().map(|it| it.id).collect();
         assert_eq!(kept, [3, 4, 5]);
         assert!(remove(&db, &mut meta, 4).unwrap());
         assert!(!remove(&db, &mut meta, 4).unwrap());
         assert_eq!(find(&db, 4).unwrap(), None);
         assert_eq!(find(&db, 5).unwrap().unwrap().body, "{\"n\":5}");
-        assert_eq!(list(&db, 3, 1).unwrap()[0].id, 5);
+        let ids = |limit, bytes| {
+            let (letters, more) = list_within(&db, 0, limit, bytes).unwrap();
+            (letters.iter().map(|it| it.id).collect::<Vec<_>>(), more)
+        };
+        // Each has nine bytes.
+        assert_eq!(ids(1, 100), (vec![3], true));
+        assert_eq!(ids(2, 100), (vec![3, 5], false));
+        assert_eq!(ids(2, 18), (vec![3, 5], false));
+        assert_eq!(ids(2, 17), (vec![3], true));
+        assert_eq!(ids(2, 1), (vec![3], true));
         assert_eq!(meta.events.last_letter, 5);
     }
 }
