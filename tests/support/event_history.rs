@@ -114,7 +114,7 @@ pub async fn pages(
 pub async fn shown(store: &Store) -> Result<Shown, StoreError> {
     let counts = store.event_counts();
     let filter = EventFilter::default();
-    let letters = store.letters(0, 1000).await?;
+    let (letters, _) = store.letters(0, 1000).await?;
     Ok(Shown {
         events: pages(store, &filter, Order::Ascending, 250).await?,
         accepted: counts.accepted,
