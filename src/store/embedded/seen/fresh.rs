@@ -84,17 +84,15 @@ pub(super) fn at(entries: &[Entry], position: u32) -> Option<Entry> {
 impl Fresh {
     /// For generations of so many identities.
     pub(super) fn new(generation: usize) -> Self {
-        let fresh = Self {
+        Self {
+            // The first maps grow as they are used, so that a store without events takes no memory.
             shards: std::array::from_fn(|_| Mutex::default()),
             // Shards differ a little in size, and a commit may pass the bound of a generation.
             capacity: generation / SHARDS + generation / (8 * SHARDS),
-        };
-        for (shard, map) in fresh.shards.iter().zip(fresh.maps()) {
-            shard.lock().recent = map;
         }
-        fresh
     }
 
+    /// Maps for the generation after a full one.
     fn maps(&self) -> Vec<Map<First>> {
         (0..SHARDS)
             .map(|_| Map::with_capacity_and_hasher(self.capacity, BuildHasherDefault::default()))
