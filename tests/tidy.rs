@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 9] = [
     &["clock", "config"],
     &["telemetry"],
     &["store"],
-    &["events"],
+    &["analytics", "events"],
     &["jobs"],
     &["http"],
     &["app"],

@@ -1,0 +1,181 @@
+//! What is known of whole UTC days: counts, and the users of all types and of each type.
+//!
+//! The users also lie in unions over 8 and over 64 days, so that a long range takes few of them.
+//! New users wait in a list by day and are inserted together, in order: that keeps the cost of an
+//! event low when events arrive in no order.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use hashbrown::HashMap;
+use roaring::RoaringBitmap;
+
+/// Minutes of a UTC day.
+pub(super) const DAY: i64 = 24 * 60;
+
+/// The most users of a day that wait to be inserted.
+const PENDING: usize = 8192;
+
+/// The bits of a day that name its union, by level.
+const SHIFTS: [u32; 3] = [0, 3, 6];
+
+/// The users of some days.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sets {
+    pub(super) all: RoaringBitmap,
+    pub(super) types: BTreeMap<u16, RoaringBitmap>,
+}
+
+impl Sets {
+    fn of(&self, event_type: Option<u16>) -> Option<&RoaringBitmap> {
+        match event_type {
+            None => Some(&self.all),
+            Some(event_type) => self.types.get(&event_type),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Day {
+    /// Events by tenant and pair.
+    pub(super) counts: HashMap<(u16, u16), u64>,
+    /// Type and user.
+    pending: Vec<(u16, u32)>,
+}
+
+impl Day {
+    /// Returns whether it is time to flush.
+    pub(super) fn add(&mut self, tenant: u16, pair: u16, user: Option<(u16, u32)>) -> bool {
+        *self.counts.entry((tenant, pair)).or_default() += 1;
+        self.pending.extend(user);
+        self.pending.len() >= PENDING
+    }
+}
+
+/// See the module's page.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Days {
+    days: BTreeMap<i32, Day>,
+    levels: [BTreeMap<i32, Sets>; 3],
+}
+
+impl Days {
+    pub(super) fn len(&self) -> usize {
+        self.days.len()
+    }
+
+    pub(super) fn contains(&self, day: i32) -> bool {
+        self.days.contains_key(&day)
+    }
+
+    pub(super) fn day(&mut self, day: i32) -> &mut Day {
+        self.days.entry(day).or_default()
+    }
+
+    pub(super) fn range(&self, days: Range<i32>) -> impl Iterator<Item = (i32, &Day)> {
+        let days = if days.is_empty() { 0..0 } else { days };
+        self.days.range(days).map(|(day, it)| (*day, it))
+    }
+
+    /// The users of `day` without those that wait.
+    pub(super) fn sets(&self, day: i32) -> Option<&Sets> {
+        self.levels.first()?.get(&day)
+    }
+
+    /// Takes the sets of `day` from a checkpoint.
+    pub(super) fn restore(&mut self, day: i32, sets: Sets) {
+        let [days, unions @ ..] = &mut self.levels;
+        for (level, shift) in unions.iter_mut().zip(SHIFTS.into_iter().skip(1)) {
+            let union = level.entry(day >> shift).or_default();
+            union.all |= &sets.all;
+            for (event_type, users) in &sets.types {
+                *union.types.entry(*event_type).or_default() |= users;
+            }
+        }
+        days.insert(day, sets);
+    }
+
+    /// Inserts the users of `day` that wait.
+    pub(super) fn flush(&mut self, day: i32) {
+        let Some(it) = self.days.get_mut(&day) else {
+            return;
+        };
+        let mut pending = std::mem::take(&mut it.pending);
+        if pending.is_empty() {
+            return;
+        }
+        pending.sort_unstable();
+        pending.dedup();
+        for run in pending.chunk_by(|a, b| a.0 == b.0) {
+            let event_type = run.first().map_or(0, |first| first.0);
+            let mut users: Vec<u32> = run.iter().map(|(_, user)| *user).collect();
+            for (level, shift) in self.levels.iter_mut().zip(SHIFTS) {
+                let sets = level.entry(day >> shift).or_default();
+                let known = sets.types.entry(event_type).or_default();
+                // Whoever is in a day is in the unions above it.
+                users.retain(|user| known.insert(*user));
+            }
+        }
+        let mut users: Vec<u32> = pending.iter().map(|(_, user)| *user).collect();
+        users.sort_unstable();
+        users.dedup();
+        for (level, shift) in self.levels.iter_mut().zip(SHIFTS) {
+            let known = &mut level.entry(day >> shift).or_default().all;
+            users.retain(|user| known.insert(*user));
+        }
+    }
+
+    pub(super) fn flush_all(&mut self) {
+        let days: Vec<i32> = self.days.keys().copied().collect();
+        for day in days {
+            self.flush(day);
+        }
+    }
+
+    /// The users in `days`, of all types or of one.
+    pub(super) fn users(&self, event_type: Option<u16>, days: Range<i32>) -> RoaringBitmap {
+        let mut all = RoaringBitmap::new();
+        for (_, day) in self.range(days.clone()) {
+            let waiting = day
+                .pending
+                .iter()
+                .filter(|(of, _)| event_type.is_none_or(|event_type| event_type == *of));
+            all.extend(waiting.map(|(_, user)| *user));
+        }
+        self.union(event_type, days, 2, &mut all);
+        all
+    }
+
+    /// Adds the users in `days` by the unions of `level`, and by lower ones at both ends.
+    fn union(&self, of: Option<u16>, days: Range<i32>, level: usize, all: &mut RoaringBitmap) {
+        if days.is_empty() {
+            return;
+        }
+        let (Some(unions), Some(shift)) = (self.levels.get(level), SHIFTS.get(level)) else {
+            return;
+        };
+        let up = (1 << shift) - 1;
+        let (first, end) = ((days.start + up) >> shift, days.end >> shift);
+        let Some(lower) = level.checked_sub(1) else {
+            for (_, sets) in unions.range(days) {
+                add(sets, of, all);
+            }
+            return;
+        };
+        if first >= end {
+            self.union(of, days, lower, all);
+            return;
+        }
+        for (_, sets) in unions.range(first..end) {
+            add(sets, of, all);
+        }
+        self.union(of, days.start..first << shift, lower, all);
+        self.union(of, end << shift..days.end, lower, all);
+    }
+}
+
+fn add(sets: &Sets, of: Option<u16>, all: &mut RoaringBitmap) {
+    if let Some(users) = sets.of(of) {
+        *all |= users;
+    }
+}
