@@ -159,6 +159,11 @@ impl Cell {
         &self.extras
     }
 
+    /// The users of all entries; some come twice.
+    pub(super) fn users(&self) -> (&[u32], impl Iterator<Item = u32>) {
+        (&self.users, self.tail.iter().map(|entry| entry.user()))
+    }
+
     /// Calls `f` with the minute and user of each entry in `minutes` of a wanted pair; some come
     /// twice.
     pub(super) fn each(

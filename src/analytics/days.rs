@@ -16,6 +16,9 @@ pub(super) const DAY: i64 = 24 * 60;
 /// The most users of a day that wait to be inserted.
 const PENDING: usize = 8192;
 
+/// The most of all days. So few that answers, which go through them, don't notice.
+const ALL_PENDING: usize = 4 * PENDING;
+
 /// The bits of a day that name its union, by level.
 const SHIFTS: [u32; 3] = [0, 3, 6];
 
@@ -44,37 +47,37 @@ pub(super) struct Day {
 }
 
 impl Day {
-    /// Returns whether it is time to flush.
-    pub(super) fn add(&mut self, tenant: u16, pair: u16, user: Option<(u16, u32)>) -> bool {
+    pub(super) fn add(&mut self, tenant: u16, pair: u16, user: Option<(u16, u32)>) {
         *self.counts.entry((tenant, pair)).or_default() += 1;
         self.pending.extend(user);
-        self.pending.len() >= PENDING
     }
 }
 
 /// See the module's page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Days {
-    days: BTreeMap<i32, Day>,
+    by_day: BTreeMap<i32, Day>,
     levels: [BTreeMap<i32, Sets>; 3],
+    /// How many users were added since all days were flushed.
+    pending: usize,
 }
 
 impl Days {
     pub(super) fn len(&self) -> usize {
-        self.days.len()
+        self.by_day.len()
     }
 
     pub(super) fn contains(&self, day: i32) -> bool {
-        self.days.contains_key(&day)
+        self.by_day.contains_key(&day)
     }
 
     pub(super) fn day(&mut self, day: i32) -> &mut Day {
-        self.days.entry(day).or_default()
+        self.by_day.entry(day).or_default()
     }
 
     pub(super) fn range(&self, days: Range<i32>) -> impl Iterator<Item = (i32, &Day)> {
         let days = if days.is_empty() { 0..0 } else { days };
-        self.days.range(days).map(|(day, it)| (*day, it))
+        self.by_day.range(days).map(|(day, it)| (*day, it))
     }
 
     /// The users of `day` without those that wait.
@@ -95,9 +98,19 @@ impl Days {
         days.insert(day, sets);
     }
 
+    /// After `added` events of `day`: inserts users where too many wait.
+    pub(super) fn added(&mut self, day: i32, added: usize) {
+        self.pending += added;
+        if self.pending > ALL_PENDING {
+            self.flush_all();
+        } else if self.day(day).pending.len() > PENDING {
+            self.flush(day);
+        }
+    }
+
     /// Inserts the users of `day` that wait.
-    pub(super) fn flush(&mut self, day: i32) {
-        let Some(it) = self.days.get_mut(&day) else {
+    fn flush(&mut self, day: i32) {
+        let Some(it) = self.by_day.get_mut(&day) else {
             return;
         };
         let mut pending = std::mem::take(&mut it.pending);
@@ -126,7 +139,8 @@ impl Days {
     }
 
     pub(super) fn flush_all(&mut self) {
-        let days: Vec<i32> = self.days.keys().copied().collect();
+        self.pending = 0;
+        let days: Vec<i32> = self.by_day.keys().copied().collect();
         for day in days {
             self.flush(day);
         }
@@ -135,14 +149,15 @@ impl Days {
     /// The users in `days`, of all types or of one.
     pub(super) fn users(&self, event_type: Option<u16>, days: Range<i32>) -> RoaringBitmap {
         let mut all = RoaringBitmap::new();
-        for (_, day) in self.range(days.clone()) {
+        self.union(event_type, days.clone(), 2, &mut all);
+        // Last, since inserting into full containers costs least.
+        for (_, day) in self.range(days) {
             let waiting = day
                 .pending
                 .iter()
                 .filter(|(of, _)| event_type.is_none_or(|event_type| event_type == *of));
             all.extend(waiting.map(|(_, user)| *user));
         }
-        self.union(event_type, days, 2, &mut all);
         all
     }
 

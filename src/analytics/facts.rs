@@ -58,7 +58,7 @@ impl Facts {
     /// Of `events`.
     #[must_use]
     pub fn of<'a>(key: UserKey, events: impl IntoIterator<Item = &'a Event<'a>>) -> Self {
-        let mut known: HashMap<(&str, Option<&str>, Option<&str>), (u32, u32)> = HashMap::new();
+        let mut known: HashMap<_, (u32, u32)> = HashMap::new();
         let mut tenants: HashMap<&str, u32> = HashMap::new();
         let mut made = Self::default();
         for event in events {

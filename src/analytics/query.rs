@@ -151,13 +151,14 @@ impl Rollups {
         let mut users = Dense::default();
         for tenant in &wanted.tenants {
             self.each_cell(*tenant, span, |_, minutes, cell| {
-                cell.each(
-                    |pair| wanted.pair(pair),
-                    &minutes,
-                    |_, user| {
-                        users.insert(user);
-                    },
-                );
+                if wanted.pairs.is_none() && minutes == (0..60) {
+                    let (sorted, tail) = cell.users();
+                    users.insert_all(sorted.iter().copied());
+                    users.insert_all(tail);
+                } else {
+                    let pair = |pair| wanted.pair(pair);
+                    cell.each(pair, &minutes, |_, user| users.insert_all([user]));
+                }
             });
         }
         users.into_bitmap()

@@ -58,7 +58,7 @@ impl Rollups {
         let wanted = self.wanted(filter)?;
         let count = i64::from(windows);
         // Cohort i in its k-th window is the window i + k: so there are twice as many, less one.
-        let starts: Vec<(Date, i64)> = (0..=2 * count - 1)
+        let starts: Vec<(Date, i64)> = (0..2 * count)
             .map(|window| {
                 let date = plus_days(start, window * window_type.days())?;
                 Ok((date, day_start(zone, date)?))

@@ -149,7 +149,6 @@ impl Rollups {
         }
         let cell = tenant.cells.entry(hour).or_default();
         let day = self.days.day(day_number);
-        let mut full = false;
         for fact in run {
             let Some(pair) = known.get(fact.names as usize).copied().flatten() else {
                 return Err(Bound::Names);
@@ -162,11 +161,9 @@ impl Rollups {
             }
             cell.push(pair, minute_in_hour(fact.minute), user);
             let event_type = self.pairs.get(usize::from(pair)).map_or(0, |pair| pair.1);
-            full |= day.add(number, pair, user.map(|user| (event_type, user)));
+            day.add(number, pair, user.map(|user| (event_type, user)));
         }
-        if full {
-            self.days.flush(day_number);
-        }
+        self.days.added(day_number, run.len());
         Ok(())
     }
 

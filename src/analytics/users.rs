@@ -105,35 +105,52 @@ pub(super) fn numbers_of(blocks: &[u16]) -> RoaringBitmap {
 /// A set of users that is filled in no order: a bit each, in blocks like theirs.
 #[derive(Default)]
 pub(super) struct Dense {
-    blocks: Vec<Option<Box<[u8]>>>,
+    blocks: Vec<Option<Box<Bits>>>,
     inserted: Vec<u32>,
 }
 
-impl Dense {
-    const BYTES: usize = BLOCK / 8;
+/// Of one block.
+type Bits = [u8; BLOCK / 8];
 
-    /// Whether it is new.
-    pub(super) fn insert(&mut self, user: u32) -> bool {
-        let block = (user >> 16) as usize;
+/// The byte and the bit of a user in its block.
+fn bit(bits: &mut Bits, user: u32) -> (Option<&mut u8>, u8) {
+    let place = (user & 0xffff) as usize / 8;
+    (bits.get_mut(place), 1 << (user & 7))
+}
+
+impl Dense {
+    fn block(&mut self, block: u32) -> Option<&mut Bits> {
+        let block = block as usize;
         if block >= self.blocks.len() {
             self.blocks.resize_with(block + 1, || None);
         }
-        let Some(slot) = self.blocks.get_mut(block) else {
-            return false;
-        };
-        let bytes = slot.get_or_insert_with(|| vec![0; Self::BYTES].into_boxed_slice());
-        let Some(byte) = bytes.get_mut((user & 0xffff) as usize / 8) else {
-            return false;
-        };
-        let bit = 1 << (user & 7);
-        let new = *byte & bit == 0;
-        *byte |= bit;
-        new
+        let slot = self.blocks.get_mut(block)?;
+        Some(slot.get_or_insert_with(|| Box::new([0; BLOCK / 8])))
     }
 
-    /// As [`Self::insert`], to be undone by [`Self::clear`].
+    /// Of `users`, neighbours in one block cost least.
+    pub(super) fn insert_all(&mut self, users: impl IntoIterator<Item = u32>) {
+        let mut users = users.into_iter().peekable();
+        while let Some(first) = users.peek().copied() {
+            let block = first >> 16;
+            let Some(bits) = self.block(block) else {
+                return;
+            };
+            while let Some(user) = users.next_if(|user| user >> 16 == block) {
+                if let (Some(byte), bit) = bit(bits, user) {
+                    *byte |= bit;
+                }
+            }
+        }
+    }
+
+    /// Inserts a user until [`Self::clear`]; returns whether it is new.
     pub(super) fn insert_briefly(&mut self, user: u32) -> bool {
-        let new = self.insert(user);
+        let Some((Some(byte), bit)) = self.block(user >> 16).map(|bits| bit(bits, user)) else {
+            return false;
+        };
+        let new = *byte & bit == 0;
+        *byte |= bit;
         if new {
             self.inserted.push(user);
         }
@@ -142,21 +159,18 @@ impl Dense {
 
     /// Removes what was inserted briefly.
     pub(super) fn clear(&mut self) {
-        for user in self.inserted.drain(..) {
-            let block = self.blocks.get_mut((user >> 16) as usize);
-            if let Some(bytes) = block.and_then(Option::as_mut)
-                && let Some(byte) = bytes.get_mut((user & 0xffff) as usize / 8)
-            {
-                *byte &= !(1 << (user & 7));
+        for user in std::mem::take(&mut self.inserted) {
+            if let Some((Some(byte), bit)) = self.block(user >> 16).map(|bits| bit(bits, user)) {
+                *byte &= !bit;
             }
         }
     }
 
     pub(super) fn into_bitmap(self) -> RoaringBitmap {
         let mut all = RoaringBitmap::new();
-        for (block, bytes) in (0_u32..).zip(&self.blocks) {
-            if let Some(bytes) = bytes {
-                all |= RoaringBitmap::from_lsb0_bytes(block << 16, bytes);
+        for (block, bits) in (0_u32..).zip(&self.blocks) {
+            if let Some(bits) = bits {
+                all |= RoaringBitmap::from_lsb0_bytes(block << 16, bits.as_slice());
             }
         }
         all

@@ -32,7 +32,7 @@ fn memory() -> u64 {
 fn timed<T>(clock: &Clock, work: impl FnOnce() -> T) -> (Duration, T) {
     let start = clock.now().mono;
     let done = work();
-    (clock.now().mono - start, done)
+    (clock.now().mono.saturating_sub(start), done)
 }
 
 /// Events from `from` on; one of 100 up to three days late, or in no order at all.
