@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-pub mod analytics;
 pub mod app;
 pub mod cli;
 pub mod clock;
@@ -9,5 +8,6 @@ pub mod events;
 pub mod http;
 pub mod jobs;
 pub mod model;
+pub mod rollups;
 pub mod store;
 pub mod telemetry;

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers of `src/`, lowest first: a module may use those below its own.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["model"],
     &["clock", "config"],
     &["telemetry"],
+    &["rollups"],
     &["store"],
-    &["analytics", "events"],
+    &["events"],
     &["jobs"],
     &["http"],
     &["app"],

@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 use super::calendar::Span;
 use super::cell::Cell;
 use super::days::DAY;
-use super::rollups::{Rollups, day_of};
+use super::fold::{Rollups, day_of};
 use super::users::{Dense, numbers_of};
 use super::{Bound, Unanswered};
 

@@ -34,7 +34,7 @@ mod facts;
 mod names;
 mod query;
 mod retention;
-mod rollups;
+mod fold;
 mod top;
 mod users;
 
@@ -48,7 +48,7 @@ pub use self::checkpoint::Damaged;
 pub use self::facts::{Facts, UserKey};
 pub use self::query::Filter;
 pub use self::retention::{Cohort, WindowType};
-pub use self::rollups::{Bounds, Rollups};
+pub use self::fold::{Bounds, Rollups};
 pub use self::top::TopType;
 
 /// Why the rollups have no answer. The events have one.

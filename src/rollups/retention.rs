@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 use super::Unanswered;
 use super::calendar::{Span, day_start, plus_days};
 use super::query::Filter;
-use super::rollups::Rollups;
+use super::fold::Rollups;
 use crate::model::time::Timestamp;
 
 /// How long a window is.

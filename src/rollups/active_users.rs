@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use super::Unanswered;
 use super::calendar::{Span, day_start, plus_days};
 use super::query::{Filter, Wanted, whole_days};
-use super::rollups::Rollups;
+use super::fold::Rollups;
 
 /// The users of a date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

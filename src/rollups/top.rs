@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::Unanswered;
 use super::calendar::Span;
 use super::query::{Filter, Wanted};
-use super::rollups::Rollups;
+use super::fold::Rollups;
 
 /// An event type.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@ use super::Bound;
 use super::cell::{Cell, Entry, Extra};
 use super::days::Sets;
 use super::names::Interner;
-use super::rollups::{Bounds, Rollups, Tenant};
+use super::fold::{Bounds, Rollups, Tenant};
 use crate::model::event::Sequence;
 use roaring::RoaringBitmap;
 
