@@ -49,6 +49,7 @@ use self::runner::Runner;
 use self::scheduler::Scheduler;
 use self::submit::AcceptLog;
 use self::thread::SchedulerThread;
+use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::events::{Events, EventsSettings};
 use crate::model::change::Change;
@@ -236,6 +237,12 @@ impl Jobs {
     pub fn schedulers_run(&self) -> bool {
         let tasks = self.0.tasks.lock();
         !tasks.is_empty() && tasks.iter().all(|task| !task.is_finished())
+    }
+
+    /// The handle to the questions about events.
+    #[must_use]
+    pub fn analytics(&self) -> Analytics {
+        Analytics::new(self.0.store.clone(), self.0.clock.clone())
     }
 
     /// The events beside the jobs, the results of their work among them.

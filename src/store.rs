@@ -18,6 +18,7 @@ use crate::model::event::{
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
+use crate::rollups::Rollups;
 pub use error::{OpenError, StoreError};
 
 /// Where and how the embedded store is opened.
@@ -147,6 +148,16 @@ impl Store {
     #[must_use]
     pub fn last_event(&self) -> watch::Receiver<Sequence> {
         self.0.last_event()
+    }
+
+    /// What `answer` makes of rollups that cover every event that was acknowledged before this was
+    /// called. Computed on a thread for blocking work; refused as [`StoreError::Behind`] if events
+    /// are still being counted after ten seconds.
+    pub async fn rollups<T: Send + 'static>(
+        &self,
+        answer: impl Fn(&Rollups) -> T + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        self.0.rollups(answer).await
     }
 
     /// What was ever received.

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 10] = [
     &["telemetry"],
     &["rollups"],
     &["store"],
-    &["events"],
+    &["analytics", "events"],
     &["jobs"],
     &["http"],
     &["app"],

@@ -226,6 +226,13 @@ impl From<StoreError> for Problem {
                 );
             }
             StoreError::Busy => Duration::from_secs(1),
+            StoreError::Behind => {
+                return Self::new(
+                    Code::Unavailable,
+                    "The events are still being counted after a start. Ask again later.",
+                )
+                .retry_after(Duration::from_secs(5));
+            }
             StoreError::Closed => Duration::from_secs(5),
             StoreError::Full => Duration::from_secs(10),
             StoreError::Failed(_) => Duration::from_mins(1),

@@ -95,6 +95,12 @@ impl Facts {
         self.facts.len()
     }
 
+    /// What they take in memory, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.facts.len() * size_of::<Fact>() + self.names.len() * size_of::<Names>()
+    }
+
     /// Whether they are of no event.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -22,6 +22,7 @@ mod load;
 mod meta;
 mod queues;
 mod readers;
+mod rollups;
 mod schema;
 #[cfg_attr(not(test), expect(dead_code, reason = "not wired to the store yet"))]
 mod seen;
@@ -184,12 +185,12 @@ impl Embedded {
             return Err(StoreError::Busy);
         }
         let (reply, answer) = oneshot::channel();
-        let sent = self.send(Message::Commit(Commit {
+        let sent = self.send(Message::Commit(Box::new(Commit {
             changes,
             events,
             bytes,
             reply,
-        }));
+        })));
         if let Err(error) = sent {
             self.shared.release(bytes);
             return Err(error);

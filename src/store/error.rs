@@ -8,6 +8,9 @@ pub enum StoreError {
     /// More commits wait than the writer's queue holds.
     #[error("more writes are waiting for the disk than can be queued")]
     Busy,
+    /// The rollups don't cover every event yet.
+    #[error("the events are still being counted")]
+    Behind,
     /// The disk is full; writes resume when space returns.
     #[error("the disk is full")]
     Full,

@@ -27,7 +27,7 @@ pub(super) mod count;
 pub(super) mod identity;
 mod letters;
 mod pack;
-mod page;
+pub(super) mod page;
 mod replace;
 mod spent;
 pub(super) mod write;
@@ -37,6 +37,7 @@ mod samples;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
 use super::meta::Meta;
+use super::rollups::{Fed, Follower};
 use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
 use crate::model::event::{
@@ -57,6 +59,7 @@ use crate::model::event::{
     StoredEvent,
 };
 use crate::model::time::Timestamp;
+use crate::rollups::{Facts, Rollups, UserKey};
 use crate::store::error::{OpenError, StoreError};
 use crate::telemetry::counted;
 
@@ -108,10 +111,12 @@ struct Held {
 pub(super) struct EventState {
     dir: PathBuf,
     pub(super) key: Key,
+    user_key: UserKey,
     pub(super) seen: Seen,
     /// As of the last commit.
     pub(super) counts: RwLock<Counted>,
     pub(super) last: watch::Sender<Sequence>,
+    pub(super) rollups: Follower,
     planner: Arc<Mutex<Planner>>,
 }
 
@@ -131,16 +136,20 @@ impl EventState {
         remove_distrusted(dir)?;
         let (seen, covers) = open_seen(&dir.join(SEEN), key, meta)?;
         recover(&seen, covers, key, db, meta).map_err(refuse)?;
-        let last = Sequence(meta.events.last_sequence);
+        let last = watch::Sender::new(Sequence(meta.events.last_sequence));
+        let rollups = Follower::start(dir.join(DATABASE), key.of_users(), last.subscribe())
+            .map_err(|error| OpenError(format!("can't start a thread: {error}")))?;
         Ok(Self {
             dir: dir.to_owned(),
             key,
+            user_key: key.of_users(),
             seen,
             counts: RwLock::new(Counted {
                 count: meta.events.clone(),
                 topics,
             }),
-            last: watch::Sender::new(last),
+            last,
+            rollups,
             planner: Arc::default(),
         })
     }
@@ -149,10 +158,16 @@ impl EventState {
     pub(super) fn committed(&self, appends: Vec<Append>, count: &count::Count) {
         let mut last = self.counts.read().count.last_sequence;
         let mut topics = Vec::new();
+        let mut fed = Vec::with_capacity(appends.len());
         for append in appends {
+            let after = Sequence(last);
             last += append.new;
             self.seen.committed(append.ticket, last);
             topics.extend(append.topics);
+            if append.new > 0 {
+                let (facts, last) = (append.facts, Sequence(last));
+                fed.push(Fed { after, facts, last });
+            }
         }
         debug_assert_eq!(last, count.last_sequence, "every event has its arrival");
         {
@@ -165,6 +180,9 @@ impl EventState {
             shown.0 = last;
             news
         });
+        for fed in fed {
+            self.rollups.feed(fed);
+        }
     }
 }
 
@@ -215,12 +233,13 @@ fn recover(seen: &Seen, covers: u64, key: Key, db: &Connection, meta: &Meta) -> 
         counted(behind, "event", "events")
     );
     let mut chunk: Vec<Entry> = Vec::with_capacity(CHUNK);
-    page::each_after(db, Sequence(covers), |event, _| {
-        chunk.push(key.of(event));
-        if chunk.len() == CHUNK {
+    page::blocks_after(db, Sequence(covers), |events| {
+        chunk.extend(events.iter().map(|(_, event)| key.of(event)));
+        if chunk.len() >= CHUNK {
             seen.recover(&chunk, covers);
             chunk.clear();
         }
+        ControlFlow::Continue(())
     })?;
     seen.recover(&chunk, covers);
     spent::each_after(db, meta, covers, |identities| {
@@ -243,6 +262,7 @@ impl Embedded {
         let mut append = Append {
             content: Content::Few(Vec::new()),
             new: 0,
+            facts: Facts::default(),
             ticket,
             duplicates: 0,
             conflicting: 0,
@@ -275,6 +295,7 @@ impl Embedded {
             receipts.push(receipt);
         }
         append.new = new.len() as u64;
+        append.facts = Facts::of(state.user_key, new.iter().copied());
         append.topics = self.new_topics(&new);
         append.content = if new.len() < OWN_BLOCKS {
             let own = |event: &Event<'_>| event.clone().into_owned();
@@ -412,6 +433,13 @@ impl Embedded {
         }
     }
 
+    pub(in crate::store) async fn rollups<T: Send + 'static>(
+        &self,
+        answer: impl Fn(&Rollups) -> T + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        self.events.rollups.ask(answer).await
+    }
+
     pub(in crate::store) async fn letters(
         &self,
         after: u64,
@@ -495,6 +523,6 @@ impl Append {
             .iter()
             .map(|letter| letter.body.len() + letter.errors.len())
             .sum();
-        size_of::<Self>() + content + letters
+        size_of::<Self>() + content + letters + self.facts.bytes()
     }
 }

@@ -35,7 +35,9 @@ impl Fault {
     pub(super) fn into_open_error(self, name: &str) -> OpenError {
         OpenError(match self.into_store_error() {
             StoreError::Damaged(sentence) => format!("{name} is damaged: {sentence}"),
-            StoreError::Busy => format!("{name} is locked by another program"),
+            StoreError::Busy | StoreError::Behind => {
+                format!("{name} is locked by another program")
+            }
             StoreError::Full => format!("{name}: the disk is full"),
             StoreError::Failed(sentence) => format!("{name}: {sentence}"),
             StoreError::Closed => format!("{name}: closed"),

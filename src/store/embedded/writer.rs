@@ -27,7 +27,7 @@ use crate::store::error::StoreError;
 /// What the writer is asked for.
 pub(super) enum Message {
     /// Write, sync and apply these changes and events.
-    Commit(Commit),
+    Commit(Box<Commit>),
     /// Do this in a transaction of its own.
     Other(Other),
 }
@@ -131,16 +131,16 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
     /// Adds what waits behind `first`, up to the limits or to something that is no commit.
     fn gather(
         &self,
-        first: Commit,
+        first: Box<Commit>,
         messages: &Receiver<Message>,
     ) -> (Vec<Commit>, Option<Message>) {
         let mut bytes = first.bytes;
-        let mut group = vec![first];
+        let mut group = vec![*first];
         while group.len() < self.limits.commits && bytes < self.limits.bytes {
             match messages.try_recv() {
                 Ok(Message::Commit(commit)) => {
                     bytes += commit.bytes;
-                    group.push(commit);
+                    group.push(*commit);
                 }
                 Ok(other) => return (group, Some(other)),
                 Err(_) => break,
@@ -266,6 +266,7 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
     fn finish(self) {
         self.checkpointer.stop();
         self.events.seen.close();
+        self.events.rollups.close();
         if !self.shared.has_failed()
             && let Err(fault) = checkpoint(&self.db, Effort::Truncate)
         {

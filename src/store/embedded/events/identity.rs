@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::super::seen::{First, Identity};
 use crate::model::event::Event;
+use crate::rollups::UserKey;
 
 /// The key of a store's identities. It is random and stays in the store, so nobody outside can make
 /// two events that collide: 128 bits of [SipHash](https://www.aumasson.jp/siphash/siphash.pdf) under
@@ -18,6 +19,14 @@ impl Key {
     /// A new one.
     pub(in crate::store::embedded) fn random() -> Self {
         Self(*uuid::Uuid::new_v4().as_bytes())
+    }
+
+    /// A key that is made from this one, for another purpose.
+    pub(in crate::store::embedded) fn of_users(self) -> UserKey {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        // No identity is hashed from these bytes: the length of its tenant would be this number.
+        hasher.write(b"users of rollups");
+        UserKey(hasher.finish128().as_bytes())
     }
 
     /// The hash of (tenant, topic, id).

@@ -22,7 +22,8 @@ use self::key::Key;
 pub(in crate::store::embedded) use self::since::since;
 use super::super::codec::Digest;
 use super::super::fault::Fault;
-use super::block::{self, COLUMNS, Row};
+use super::block::{self, COLUMNS, MAX_EVENTS, Row};
+use super::count::Count;
 use crate::model::event::{
     Event, EventFilter, EventPage, Order, PageQuery, Place, Sequence, StoredEvent,
 };
@@ -324,14 +325,15 @@ pub(in crate::store::embedded) fn at(
     Ok(None)
 }
 
-/// Calls `each` with every event that arrived after `after`, in no particular order, as of one
-/// moment. One block at a time is in memory.
-pub(in crate::store::embedded) fn each_after(
+/// Calls `each` with every event that arrived after `after`, a block at a time and in no particular
+/// order, as of one commit, until it breaks. Returns the arrival of the last event of that commit, or `None` after a break.
+pub(in crate::store::embedded) fn blocks_after(
     db: &Connection,
     after: Sequence,
-    mut each: impl FnMut(&Event<'_>, Sequence),
-) -> Result<(), Fault> {
+    mut each: impl FnMut(&[(Sequence, Event<'_>)]) -> ControlFlow<()>,
+) -> Result<Option<Sequence>, Fault> {
     let db = db.unchecked_transaction()?;
+    let last = Sequence(Count::load(&db)?.0.last_sequence);
     let mut digest = Digest::default();
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM block INDEXED BY block_by_sequence
@@ -340,14 +342,18 @@ pub(in crate::store::embedded) fn each_after(
     let mut rows = statement.query([signed(after.0)])?;
     while let Some(row) = rows.next()? {
         let contents = block::load(&db, Row::read(row, &mut digest)?)?;
+        let mut events = Vec::with_capacity(MAX_EVENTS);
         for event in contents.events()? {
             let (sequence, event) = event?;
             if sequence > after {
-                each(&event, sequence);
+                events.push((sequence, event));
             }
         }
+        if each(&events).is_break() {
+            return Ok(None);
+        }
     }
-    Ok(())
+    Ok(Some(last))
 }
 
 /// An arrival as SQLite stores it; those that it can't store are behind all others.

@@ -12,6 +12,7 @@ use super::NewLetter;
 use super::block::{self, Block};
 use super::letters::{self, MAX_LETTERS};
 use crate::model::event::{Event, MAX_TOPICS};
+use crate::rollups::Facts;
 
 /// The events of one request as the writer gets them.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(in crate::store::embedded) struct Append {
     pub(in crate::store::embedded) content: Content,
     /// How many those are.
     pub(in crate::store::embedded) new: u64,
+    /// What the rollups need to know of them.
+    pub(in crate::store::embedded) facts: Facts,
     /// Holds their identities until the commit.
     pub(in crate::store::embedded) ticket: Ticket,
     /// How many events of the request were duplicates.

@@ -1,3 +1,5 @@
+use std::ops::ControlFlow;
+
 use proptest::prelude::*;
 
 use super::super::page;
@@ -32,8 +34,10 @@ fn count(blocks: &Blocks, sql: &str) -> usize {
 
 fn assert_same_events(blocks: &Blocks) {
     let mut found = Vec::new();
-    page::each_after(&blocks.db, Sequence(0), |event, sequence| {
-        found.push((sequence, event.clone().into_owned()));
+    page::blocks_after(&blocks.db, Sequence(0), |events| {
+        let owned = |(sequence, event): &(_, Event<'_>)| (*sequence, event.clone().into_owned());
+        found.extend(events.iter().map(owned));
+        ControlFlow::Continue(())
     })
     .unwrap();
     found.sort_by_key(|(sequence, _)| *sequence);

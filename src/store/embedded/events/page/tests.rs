@@ -213,9 +213,12 @@ proptest! {
             prop_assert_eq!(none, None);
         }
         let mut streamed = Vec::new();
-        each_after(&blocks.db, Sequence(after), |event, sequence| {
-            let event = event.clone().into_owned();
-            streamed.push(StoredEvent { sequence, event });
+        blocks_after(&blocks.db, Sequence(after), |events| {
+            streamed.extend(events.iter().map(|(sequence, event)| StoredEvent {
+                sequence: *sequence,
+                event: event.clone().into_owned(),
+            }));
+            ControlFlow::Continue(())
         })
         .unwrap();
         streamed.sort_by_key(|stored| stored.sequence);
@@ -449,7 +452,7 @@ fn damage_is_told_with_the_name_of_the_block() {
         page(&blocks.db, &query(Order::Ascending, 1)).map(drop),
         since(&blocks.db, Sequence(0), &all, 1).map(drop),
         at(&blocks.db, 1, "t", "", "1").map(drop),
-        each_after(&blocks.db, Sequence(0), |_, _| {}),
+        blocks_after(&blocks.db, Sequence(0), |_| ControlFlow::Continue(())).map(drop),
     ];
     for fault in faults {
         let Err(Fault::Damaged(sentence)) = fault else {
@@ -501,7 +504,11 @@ fn report(blocks: &Blocks, spread: i64, state: &str) {
     let clock = Clock::system();
     let mut events = 0;
     let start = clock.now().mono;
-    each_after(&blocks.db, Sequence(0), |_, _| events += 1).unwrap();
+    blocks_after(&blocks.db, Sequence(0), |block| {
+        events += block.len();
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let stream = clock.now().mono.saturating_sub(start);
     let start = clock.now().mono;
     let looked = since(&blocks.db, Sequence(500_000), &EventFilter::default(), 1000).unwrap();
