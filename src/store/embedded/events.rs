@@ -29,7 +29,7 @@ mod letters;
 mod pack;
 pub(super) mod page;
 mod replace;
-mod spent;
+pub(super) mod spent;
 pub(super) mod write;
 
 #[cfg(test)]

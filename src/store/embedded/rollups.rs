@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::events::page::blocks_after;
+use super::events::spent;
 use super::fault::Fault;
 use super::schema;
 use crate::model::event::Sequence;
@@ -65,14 +66,20 @@ pub(super) struct Follower {
     answers: Arc<Semaphore>,
 }
 
+/// How far the thread has come.
+#[derive(Default)]
+struct Progress {
+    /// Every event up to here is counted.
+    covers: Sequence,
+    /// Why those behind can't be, for now.
+    trouble: Option<StoreError>,
+}
+
 struct Followed {
     rollups: RwLock<Rollups>,
-    /// What they cover, told after every event up to there is counted.
-    covers: watch::Sender<Sequence>,
+    progress: watch::Sender<Progress>,
     /// The arrival of the last committed event.
     last: watch::Receiver<Sequence>,
-    /// Why events can't be read.
-    trouble: Mutex<Option<StoreError>>,
     stopping: AtomicBool,
     database: PathBuf,
     key: UserKey,
@@ -87,9 +94,8 @@ impl Follower {
     ) -> std::io::Result<Self> {
         let followed = Arc::new(Followed {
             rollups: RwLock::new(Rollups::new(Bounds::default())),
-            covers: watch::Sender::new(Sequence(0)),
+            progress: watch::Sender::default(),
             last,
-            trouble: Mutex::default(),
             stopping: AtomicBool::new(false),
             database,
             key,
@@ -123,12 +129,18 @@ impl Follower {
     ) -> Result<T, StoreError> {
         let last = *self.followed.last.borrow();
         let answered = async {
-            let mut covers = self.followed.covers.subscribe();
+            let mut progress = self.followed.progress.subscribe();
             let answer = Arc::new(answer);
-            // Each turn of the loop follows a change of `covers`.
+            // Each turn of the loop follows a change of the progress.
             loop {
-                if covers.wait_for(|covers| *covers >= last).await.is_err() {
-                    return Err(StoreError::Closed);
+                let ready = |it: &Progress| it.covers >= last || it.trouble.is_some();
+                let stuck = match progress.wait_for(ready).await {
+                    Ok(it) if it.covers >= last => None,
+                    Ok(it) => it.trouble.clone(),
+                    Err(_) => Some(StoreError::Closed),
+                };
+                if let Some(error) = stuck {
+                    return Err(error);
                 }
                 let permit = Arc::clone(&self.answers).acquire_owned().await;
                 let permit = permit.map_err(|_| StoreError::Closed)?;
@@ -146,15 +158,8 @@ impl Follower {
                 }
             }
         };
-        match timeout(PATIENCE, answered).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self
-                .followed
-                .trouble
-                .lock()
-                .clone()
-                .unwrap_or(StoreError::Behind)),
-        }
+        let answer = timeout(PATIENCE, answered).await;
+        answer.unwrap_or(Err(StoreError::Behind))
     }
 
     /// Ends the thread.
@@ -202,7 +207,7 @@ impl Followed {
         if fed.last > rollups.covers() {
             rollups.fold(&fed.facts, fed.last);
             drop(rollups);
-            self.covers.send_replace(fed.last);
+            self.tell(fed.last, None);
         }
         true
     }
@@ -224,8 +229,7 @@ impl Followed {
         match self.read_after(covers) {
             Ok(Some(last)) => {
                 self.rollups.write().covered(last);
-                self.covers.send_replace(last);
-                *self.trouble.lock() = None;
+                self.tell(last, None);
                 if missing >= TOLD {
                     tracing::info!("all events are counted");
                 }
@@ -236,19 +240,23 @@ impl Followed {
             Err(fault) => {
                 let error = fault.into_store_error();
                 tracing::error!(%error, "events could not be counted, trying again");
-                *self.trouble.lock() = Some(error);
                 // Some of them may be in it.
-                self.covers.send_replace(Sequence(0));
+                self.tell(Sequence(0), Some(error));
                 *self.rollups.write() = Rollups::new(Bounds::default());
                 Some(PAUSE)
             }
         }
     }
 
+    fn tell(&self, covers: Sequence, trouble: Option<StoreError>) {
+        self.progress.send_replace(Progress { covers, trouble });
+    }
+
     /// Adds the events behind `covers`; returns the last one's arrival, or `None` if the store is
     /// closing and it stopped in the middle.
     fn read_after(&self, covers: Sequence) -> Result<Option<Sequence>, Fault> {
         let db = schema::open_reader(&self.database)?;
+        let db = db.unchecked_transaction()?;
         let last = blocks_after(&db, covers, |events| {
             if self.stopping.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());
@@ -257,6 +265,9 @@ impl Followed {
             self.rollups.write().add(&facts);
             ControlFlow::Continue(())
         })?;
+        if last.is_some() {
+            spent::facts_after(&db, covers, |facts| self.rollups.write().add(facts))?;
+        }
         Ok(last)
     }
 }
@@ -272,7 +283,7 @@ impl Drop for Leaving<'_> {
                 reason = sentence,
                 "analytics answer no more until a restart"
             );
-            *self.0.trouble.lock() = Some(StoreError::Failed(sentence));
+            self.0.tell(Sequence(0), Some(StoreError::Failed(sentence)));
         }
     }
 }
