@@ -51,7 +51,7 @@ use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
 use super::meta::Meta;
-use super::rollups::{Fed, Follower};
+use super::rollups::{Fed, FollowLimits, Follower};
 use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
 use crate::model::event::{
@@ -129,7 +129,12 @@ pub(super) struct Counted {
 
 impl EventState {
     /// Opens the identity index in `dir` and brings it up to what `db` holds.
-    pub(super) fn open(dir: &Path, db: &Connection, meta: &mut Meta) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        dir: &Path,
+        db: &Connection,
+        meta: &mut Meta,
+        limits: FollowLimits,
+    ) -> Result<Self, OpenError> {
         let refuse = |fault: Fault| fault.into_open_error(&name_of(&dir.join(DATABASE)));
         let key = *meta.events.key.get_or_insert_with(Key::random);
         let topics = write::load_topics(db, meta).map_err(refuse)?;
@@ -137,7 +142,7 @@ impl EventState {
         let (seen, covers) = open_seen(&dir.join(SEEN), key, meta)?;
         recover(&seen, covers, key, db, meta).map_err(refuse)?;
         let last = watch::Sender::new(Sequence(meta.events.last_sequence));
-        let rollups = Follower::start(dir.join(DATABASE), key.of_users(), last.subscribe())
+        let rollups = Follower::start(dir, key, last.subscribe(), limits)
             .map_err(|error| OpenError(format!("can't start a thread: {error}")))?;
         Ok(Self {
             dir: dir.to_owned(),
