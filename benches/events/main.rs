@@ -19,7 +19,11 @@ mod figures;
 mod generator;
 mod import;
 mod load;
+#[path = "../support/other.rs"]
+mod other;
 mod others;
+#[path = "../support/postgres.rs"]
+mod postgres;
 #[path = "../support/process.rs"]
 mod process;
 mod single;

@@ -1,33 +1,23 @@
 //! The same stream into what others use: exact deduplication, a sync before each answer where it
-//! can be had. Each from its Debian package, on a free port, over a temporary directory.
+//! can be had.
 
 mod nats;
 mod postgres;
 mod redis;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
+use std::time::Instant;
 
 use super::figures::{Row, variable};
 use super::generator::{BATCH, Generator, NEW, numbers};
 use super::load::send;
-use super::process::{Setup, command::free_port};
+use super::other::Other;
+use super::process::Setup;
 
 /// How many clients there are.
 const CONNECTIONS: usize = 4;
-
-/// A server of another kind; killed when dropped.
-struct Other {
-    child: Child,
-    address: SocketAddr,
-    _home: TempDir,
-}
 
 /// One client of it.
 trait Client: Send + Sized + 'static {
@@ -126,57 +116,6 @@ fn measure<C: Client>(other: &Other, requests: u64) -> f64 {
     let new: u64 = threads.into_iter().map(|it| it.join().unwrap()).sum();
     assert_eq!(new, requests * NEW, "new events");
     (requests * BATCH) as f64 / started.elapsed().as_secs_f64()
-}
-
-impl Other {
-    /// Starts `program` if it is installed, and waits until it takes connections.
-    fn start(program: &str, command: impl FnOnce(&TempDir, u16) -> Command) -> Option<Self> {
-        if find(program).is_none() {
-            println!("  {program} is not installed");
-            return None;
-        }
-        let (home, port) = (tempfile::tempdir().unwrap(), free_port());
-        let mut command = command(&home, port);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mut other = Self {
-            child: command.spawn().unwrap(),
-            address: (Ipv4Addr::LOCALHOST, port).into(),
-            _home: home,
-        };
-        let started = Instant::now();
-        while TcpStream::connect(other.address).is_err() {
-            assert!(other.child.try_wait().unwrap().is_none(), "{program} ended");
-            assert!(
-                started.elapsed() < Duration::from_mins(1),
-                "{program} takes no connections"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(other)
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Where a program is.
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    // Where Debian keeps PostgreSQL's own programs, and its servers.
-    folders.extend(["/usr/lib/postgresql/15/bin", "/usr/sbin"].map(PathBuf::from));
-    folders
-        .iter()
-        .map(|folder| folder.join(program))
-        .find(|it| it.is_file())
 }
 
 /// The text of a member of an event that the generator made: no escapes, each key once.

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use super::{Client, Other, find, member};
+use super::super::other::{Other, find};
+use super::{Client, member};
 
 pub(super) fn start() -> Option<Other> {
     Other::start("redis-server", |home, port| {
