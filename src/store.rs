@@ -19,7 +19,7 @@ use crate::model::event::{
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
-use crate::rollups::{Rollups, UserKey};
+use crate::rollups::Rollups;
 pub use error::{OpenError, StoreError};
 
 /// Where and how the embedded store is opened.
@@ -171,12 +171,6 @@ impl Store {
         each: impl Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Send + Sync + 'static,
     ) -> Result<Scan, StoreError> {
         self.0.scan(query, each).await
-    }
-
-    /// The key under which the rollups know users.
-    #[must_use]
-    pub fn user_key(&self) -> UserKey {
-        self.0.user_key()
     }
 
     /// A number that grows whenever events were erased.

@@ -228,11 +228,7 @@ pub(super) fn data(db: &Connection, row: &Row) -> Result<Vec<u8>, Fault> {
 }
 
 /// Calls `read` with the data that belongs to a row.
-fn with_data<T>(
-    db: &Connection,
-    row: &Row,
-    read: impl FnOnce(&[u8]) -> T,
-) -> Result<T, Fault> {
+fn with_data<T>(db: &Connection, row: &Row, read: impl FnOnce(&[u8]) -> T) -> Result<T, Fault> {
     let read = db
         .prepare_cached("SELECT data FROM block_data WHERE id = ?1")?
         .query_row([row.id], |found| {

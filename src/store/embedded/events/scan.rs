@@ -30,7 +30,6 @@ use super::block;
 use super::codec::{Garbage, ScanBody};
 use super::page::rows_of;
 use crate::model::event::{Scan, ScanQuery, ScannedEvent};
-use crate::rollups::UserKey;
 use crate::store::error::StoreError;
 
 /// How many scans run at once.
@@ -82,10 +81,6 @@ impl Drop for Waiting {
 }
 
 impl Embedded {
-    pub(in crate::store) fn user_key(&self) -> UserKey {
-        self.events.user_key
-    }
-
     pub(in crate::store) async fn scan(
         &self,
         query: ScanQuery,
@@ -148,7 +143,9 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
             // Without a helper the channel is closed, and this thread does everything.
             let _ = thread::Builder::new()
                 .name("scan".to_owned())
-                .spawn_scoped(scope, move || receiver.iter().for_each(|raw| self.show(&raw)));
+                .spawn_scoped(scope, move || {
+                    receiver.iter().for_each(|raw| self.show(&raw))
+                });
             for row in rows {
                 if self.is_over() {
                     break;
@@ -212,7 +209,10 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
 
     fn is_meant(&self, event: &ScannedEvent<'_>) -> bool {
         let query = self.query;
-        query.tenant.as_deref().is_none_or(|tenant| tenant == event.tenant)
+        query
+            .tenant
+            .as_deref()
+            .is_none_or(|tenant| tenant == event.tenant)
             && query.from.is_none_or(|from| event.time >= from)
             && query.to.is_none_or(|to| event.time < to)
     }
