@@ -217,3 +217,6 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
             && query.to.is_none_or(|to| event.time < to)
     }
 }
+
+#[cfg(test)]
+mod tests;
