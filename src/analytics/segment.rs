@@ -19,37 +19,34 @@ pub enum Segment {
 }
 
 /// What a segment may look like.
-const FORMS: &str = "use event_type:purchase or properties.country=UA";
+const FORMS: &str = "must be such as event_type:purchase or properties.country=UA";
+
+/// What a path may look like.
+const PATHS: &str = "must be event_type, or such as properties.country";
 
 impl Segment {
     /// Reads `event_type:purchase` (or `event_type=purchase`) and `properties.country=UA`
-    /// (`payload.` means the same; more dots lead deeper). The first `=` ends the path. An error is
-    /// one sentence without its full stop.
+    /// (`payload.` means the same; more dots lead deeper). The first `=` ends the path. An error says
+    /// what it must be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(value) = text
-            .strip_prefix("event_type:")
-            .or_else(|| text.strip_prefix("event_type="))
-        {
-            return if value.is_empty() {
-                Err(format!("{text:?} names no event type: {FORMS}"))
+        let named = ["event_type:", "event_type="];
+        if let Some(name) = named.iter().find_map(|it| text.strip_prefix(it)) {
+            return if name.is_empty() {
+                Err("must name an event type, such as event_type:purchase".to_owned())
             } else {
-                Ok(Self::EventType(value.to_owned()))
+                Ok(Self::EventType(name.to_owned()))
             };
         }
-        let (name, value) = match text.split_once('=') {
-            Some(parts) => parts,
-            None => text.split_once(':').unwrap_or((text, "")),
-        };
-        if !is_property(name) {
-            return Err(refusal(name));
+        match text.split_once('=') {
+            Some((path, value)) if is_property(path) => Ok(Self::Property {
+                path: property_path(path)?,
+                value: value.to_owned(),
+            }),
+            None if is_property(text) => {
+                Err("must have a value, such as properties.country=UA".to_owned())
+            }
+            _ => Err(refusal(FORMS, text)),
         }
-        if !text.contains('=') {
-            return Err(format!("{text:?} has no value: {FORMS}"));
-        }
-        Ok(Self::Property {
-            path: property_path(name)?,
-            value: value.to_owned(),
-        })
     }
 
     pub(super) fn matcher(&self) -> Option<Matcher> {
@@ -70,50 +67,38 @@ pub enum SegmentPath {
 }
 
 impl SegmentPath {
-    /// Reads `event_type` or `properties.country` (`payload.` means the same). An error is one
-    /// sentence without its full stop.
+    /// Reads `event_type` or `properties.country` (`payload.` means the same). An error says what it
+    /// must be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text == "event_type" {
-            return Ok(Self::EventType);
+        match text {
+            "event_type" => Ok(Self::EventType),
+            _ if is_property(text) => property_path(text).map(Self::Property),
+            _ => Err(refusal(PATHS, text)),
         }
-        if is_property(text) {
-            return property_path(text).map(Self::Property);
-        }
-        Err(match parameter(text) {
-            Some(_) => refusal(text),
-            None => format!("{text:?} is no path: use event_type or properties.country"),
-        })
     }
 }
 
-fn is_property(name: &str) -> bool {
-    name.starts_with("properties.") || name.starts_with("payload.")
+fn is_property(text: &str) -> bool {
+    text.starts_with("properties.") || text.starts_with("payload.")
 }
 
 /// The keys behind `properties.`.
-fn property_path(name: &str) -> Result<Vec<String>, String> {
-    let keys = name.split('.').skip(1).map(str::to_owned);
-    let path: Vec<String> = keys.collect();
+fn property_path(text: &str) -> Result<Vec<String>, String> {
+    let path: Vec<String> = text.split('.').skip(1).map(str::to_owned).collect();
     if path.iter().any(String::is_empty) {
-        return Err(format!("the path {name:?} has an empty key"));
+        return Err(format!(
+            "must have no empty key in its path, as {text:?} has"
+        ));
     }
     Ok(path)
 }
 
-/// The parameter that says what a segment of this name would.
-fn parameter(name: &str) -> Option<&'static str> {
-    ["tenant_id", "source"].into_iter().find(|it| *it == name)
-}
-
-fn refusal(name: &str) -> String {
-    match (parameter(name), name) {
-        (Some(parameter), _) => {
-            format!("{name} is no segment: use the parameter {parameter} for it")
-        }
-        (None, "properties" | "payload") => {
-            format!("{name} names no key: {FORMS}")
-        }
-        (None, _) => format!("{name:?} is no segment: {FORMS}"),
+/// What is said of `text`, which is none of the `forms`.
+fn refusal(forms: &str, text: &str) -> String {
+    let name = text.split([':', '=']).next().unwrap_or(text);
+    match name {
+        "tenant_id" | "source" => format!("{forms}; {name} is a parameter of its own"),
+        _ => forms.to_owned(),
     }
 }
 
@@ -148,19 +133,23 @@ mod tests {
     #[test]
     fn what_is_no_segment_is_named() {
         for (text, says) in [
-            ("", "\"\" is no segment: use event_type:purchase"),
-            ("purchase", "\"purchase\" is no segment: use event_type"),
-            ("event_type:", "names no event type"),
-            ("source:web", "use the parameter source for it"),
-            ("tenant_id=a", "use the parameter tenant_id for it"),
-            ("user_id:u", "\"user_id\" is no segment"),
-            ("country=UA", "\"country\" is no segment"),
-            ("properties=UA", "properties names no key"),
-            ("properties.country", "has no value"),
-            ("properties.country:UA", "has no value"),
-            ("properties..a=1", "has an empty key"),
-            ("properties.=1", "has an empty key"),
-            ("properties.a.=1", "has an empty key"),
+            (
+                "",
+                "must be such as event_type:purchase or properties.country=UA",
+            ),
+            ("purchase", FORMS),
+            ("event_type", FORMS),
+            ("event_type:", "must name an event type"),
+            ("source:web", "; source is a parameter of its own"),
+            ("tenant_id=a", "; tenant_id is a parameter of its own"),
+            ("user_id:u", FORMS),
+            ("country=UA", FORMS),
+            ("properties=UA", FORMS),
+            ("properties.country", "must have a value"),
+            ("properties.country:UA", "must have a value"),
+            ("properties..a=1", "must have no empty key"),
+            ("properties.=1", "must have no empty key"),
+            ("properties.a.=1", "must have no empty key"),
         ] {
             let refused = Segment::parse(text).unwrap_err();
             assert!(refused.contains(says), "{text}: {refused}");
@@ -173,10 +162,10 @@ mod tests {
         let deep = SegmentPath::Property(vec!["a".to_owned(), "b=c".to_owned()]);
         assert_eq!(SegmentPath::parse("properties.a.b=c"), Ok(deep));
         for (text, says) in [
-            ("source", "use the parameter source"),
-            ("country", "is no path"),
-            ("properties", "is no path"),
-            ("properties.", "has an empty key"),
+            ("source", "; source is a parameter of its own"),
+            ("country", PATHS),
+            ("properties", PATHS),
+            ("properties.", "must have no empty key"),
         ] {
             let refused = SegmentPath::parse(text).unwrap_err();
             assert!(refused.contains(says), "{text}: {refused}");
