@@ -50,6 +50,7 @@ use tokio::sync::oneshot;
 use self::checkpoint::{Checkpointer, LogLimits};
 use self::codec::Digest;
 use self::events::EventState;
+use self::events::scan::Scans;
 use self::events::write::Append;
 use self::fault::Fault;
 use self::meta::{Meta, TABLES};
@@ -102,6 +103,7 @@ pub(super) struct Embedded {
     shared: Arc<Shared>,
     events: Arc<EventState>,
     readers: Arc<Readers>,
+    scans: Scans,
     /// Gone once the store is closing.
     sender: Mutex<Option<SyncSender<Message>>>,
     /// Gone once nobody has to wait for it in a drop.
@@ -167,6 +169,7 @@ impl Embedded {
             limits,
             shared,
             events,
+            scans: Scans::new(path.clone()),
             readers: Readers::new(path),
             sender: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(WriterThread { id, alive })),
@@ -249,6 +252,7 @@ impl Embedded {
         // Who gives up waiting here doesn't want to wait again in a drop.
         self.writer.lock().take();
         self.readers.close();
+        self.scans.close();
         self.shared.wait_ended().await;
     }
 
@@ -289,6 +293,7 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.sender.get_mut().take();
+        self.scans.close();
         if let Some(writer) = self.writer.get_mut().take()
             && writer.id != thread::current().id()
             && writer.alive.recv_timeout(self.limits.leave) == Err(RecvTimeoutError::Timeout)

@@ -29,6 +29,7 @@ mod letters;
 mod pack;
 pub(super) mod page;
 mod replace;
+pub(super) mod scan;
 pub(super) mod spent;
 pub(super) mod write;
 
@@ -40,6 +41,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -50,7 +52,7 @@ use self::pack::Planner;
 use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
-use super::meta::Meta;
+use super::meta::{Meta, Table};
 use super::rollups::{Fed, FollowLimits, Follower};
 use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
@@ -117,6 +119,8 @@ pub(super) struct EventState {
     pub(super) counts: RwLock<Counted>,
     pub(super) last: watch::Sender<Sequence>,
     pub(super) rollups: Follower,
+    /// How often events were erased.
+    erasures: AtomicU64,
     planner: Arc<Mutex<Planner>>,
 }
 
@@ -155,6 +159,7 @@ impl EventState {
             }),
             last,
             rollups,
+            erasures: AtomicU64::new(meta.tally(Table::Spent).rows()),
             planner: Arc::default(),
         })
     }
@@ -188,6 +193,12 @@ impl EventState {
         for fed in fed {
             self.rollups.feed(fed);
         }
+    }
+
+    /// After a commit that may have erased events.
+    pub(super) fn replaced(&self, meta: &mut Meta) {
+        let rows = meta.tally(Table::Spent).rows();
+        self.erasures.store(rows, Ordering::Release);
     }
 }
 
@@ -425,6 +436,10 @@ impl Embedded {
 
     pub(in crate::store) fn last_event(&self) -> watch::Receiver<Sequence> {
         self.events.last.subscribe()
+    }
+
+    pub(in crate::store) fn erasures(&self) -> u64 {
+        self.events.erasures.load(Ordering::Acquire)
     }
 
     pub(in crate::store) fn event_counts(&self) -> EventCounts {

@@ -9,6 +9,7 @@
 
 mod candidates;
 mod key;
+mod rows;
 mod since;
 
 use std::cmp::Reverse;
@@ -19,6 +20,7 @@ use rusqlite::Connection;
 
 use self::candidates::{Candidates, Frontier, Window, statements};
 use self::key::Key;
+pub(super) use self::rows::rows_of;
 pub(in crate::store::embedded) use self::since::since;
 use super::super::codec::Digest;
 use super::super::fault::Fault;
