@@ -1,8 +1,18 @@
 //! Questions about events, and their exact answers.
 //!
 //! A question is put to the rollups. Where those don't know enough (a segment by a property, a
-//! boundary within a minute, a bound of theirs that was passed), it is put to rollups that are made for
-//! it alone, from the events it is about: the same code answers.
+//! boundary within a minute, a zone with seconds in its offset, a bound of theirs that was passed),
+//! it is put to rollups that are made for it alone, from the events it is about: the same code
+//! answers. That reads events, so there is a limit.
+
+mod from_events;
+mod number;
+mod pieces;
+mod property;
+mod segment;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -10,12 +20,18 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use thiserror::Error;
 
+use self::from_events::{About, Names};
+use self::pieces::{Pieces, now_among_dates, plus_days, start_of};
+pub use self::segment::{Segment, SegmentPath};
 use crate::clock::Clock;
 use crate::model::event::{EventTime, Sequence};
 use crate::model::time::Timestamp;
 pub use crate::rollups::{Active, Bucket, BucketSize, Cohort, TopType, WindowType};
 use crate::rollups::{Filter, Rollups, Span, Unanswered};
 use crate::store::{Store, StoreError};
+
+/// The most events that are read for an answer.
+const MAX_READ: u64 = 5_000_000;
 
 /// Which events a question is about. All that is named must hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,29 +44,19 @@ pub struct Scope {
     pub segments: Vec<Segment>,
 }
 
-/// A part of the events.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Segment {
-    /// Those of a type.
-    EventType(String),
-    /// Those whose payload has a scalar of this text at this path.
-    Property {
-        /// The keys that lead there.
-        path: Vec<String>,
-        /// The text of the scalar: a string without its quotes; a number, `true`, `false` or `null` as
-        /// in JSON.
-        value: String,
-    },
-}
-
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum AnalyticsError {
     /// The events themselves must be read, and there are too many.
-    #[error("more than {limit} events would have to be read")]
+    #[error(
+        "more than {limit} {of} would have to be read for this answer: name a tenant_id, or ask for \
+         less time"
+    )]
     TooBroad {
-        /// The most that are read for an answer.
+        /// The most that there may be for an answer.
         limit: u64,
+        /// Of what there are too many.
+        of: &'static str,
     },
     /// A date lies beyond what the calendar knows.
     #[error("the range goes beyond the calendar")]
@@ -60,11 +66,35 @@ pub enum AnalyticsError {
     Store(#[from] StoreError),
 }
 
-/// Until when a question is answered with what it was answered before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Until when a question is answered with what it was answered before: answers of one version
+/// differ by the time at which they were asked for at the most.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Version {
     /// The last event that is counted.
     pub last: Sequence,
+    /// How often events were erased.
+    pub erasures: u64,
+}
+
+/// A value of a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SegmentValue {
+    /// The type, or the text of the scalar. Numbers of one value are one.
+    pub value: String,
+    /// Its events.
+    pub count: u64,
+    /// Whose they are.
+    pub unique_users: u64,
+}
+
+/// The values of a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SegmentValues {
+    /// By count, descending, then by text.
+    pub values: Vec<SegmentValue>,
+    /// Whether there are others: more than asked for, more than are told apart, or ones longer than
+    /// 256 bytes.
+    pub truncated: bool,
 }
 
 /// The handle to all analytics. Cheap to clone.
@@ -72,6 +102,7 @@ pub struct Version {
 pub struct Analytics {
     store: Store,
     clock: Clock,
+    max_read: u64,
 }
 
 /// Half open; each end may be missing.
@@ -81,14 +112,29 @@ impl Analytics {
     /// Of the events in `store`.
     #[must_use]
     pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+        Self {
+            store,
+            clock,
+            max_read: MAX_READ,
+        }
     }
 
-    /// The version of the answer to any question that is put now.
+    /// The same, where at most `events` are read for an answer.
+    #[must_use]
+    pub fn reading_at_most(self, events: u64) -> Self {
+        Self {
+            max_read: events,
+            ..self
+        }
+    }
+
+    /// The version of the answer to any question that is put now. Ask before the question: then the
+    /// answer is of this version or of a later one.
     #[must_use]
     pub fn version(&self) -> Version {
         Version {
             last: *self.store.last_event().borrow(),
+            erasures: self.store.erasures(),
         }
     }
 
@@ -106,10 +152,26 @@ impl Analytics {
         size: BucketSize,
         zone: TimeZone,
     ) -> Result<Vec<Bucket>, AnalyticsError> {
+        let pieces = Pieces::buckets(size, zone.clone());
         let ask = move |rollups: &Rollups, filter: &Filter| {
             rollups.buckets(filter, Span::new(range.0, range.1)?, size, &zone)
         };
-        self.ask(scope, ask).await
+        if let Some(answer) = self.ask(&scope, ask).await? {
+            return Ok(answer);
+        }
+        let about = About {
+            scope,
+            range,
+            pieces,
+            names: Names::None,
+        };
+        let made = from_events::read(&self.store, about, self.max_read).await?;
+        made.ask(|rollups, pieces| {
+            let size = BucketSize::Minute;
+            let stood = rollups.buckets(&Filter::default(), Span::ALL, size, &TimeZone::UTC)?;
+            Ok(pieces.unfold(stood))
+        })
+        .await
     }
 
     /// For each date from `first` to `last`, both included, the users that were active on the `days`
@@ -121,10 +183,31 @@ impl Analytics {
         days: u16,
         zone: TimeZone,
     ) -> Result<Vec<Active>, AnalyticsError> {
-        let ask = move |rollups: &Rollups, filter: &Filter| {
-            rollups.active_users(filter, dates, days, &zone)
+        let ask = {
+            let zone = zone.clone();
+            move |rollups: &Rollups, filter: &Filter| {
+                rollups.active_users(filter, dates, days, &zone)
+            }
         };
-        self.ask(scope, ask).await
+        if let Some(answer) = self.ask(&scope, ask).await? {
+            return Ok(answer);
+        }
+        let first = plus_days(dates.0, 1 - i64::from(days))?;
+        let behind = plus_days(dates.1, 1)?;
+        let about = About {
+            scope,
+            range: (
+                Some(start_of(&zone, first)?),
+                Some(start_of(&zone, behind)?),
+            ),
+            pieces: Pieces::Dates(zone),
+            names: Names::None,
+        };
+        let made = from_events::read(&self.store, about, self.max_read).await?;
+        made.ask(move |rollups, _| {
+            rollups.active_users(&Filter::default(), dates, days, &TimeZone::UTC)
+        })
+        .await
     }
 
     /// The `limit` types with the most events in `range`.
@@ -137,7 +220,62 @@ impl Analytics {
         let ask = move |rollups: &Rollups, filter: &Filter| {
             rollups.top_types(filter, Span::new(range.0, range.1)?, limit)
         };
-        self.ask(scope, ask).await
+        if let Some(answer) = self.ask(&scope, ask).await? {
+            return Ok(answer);
+        }
+        let (top, _) = self.top(scope, range, limit, Names::Types).await?;
+        Ok(top)
+    }
+
+    /// The `limit` values with the most events in `range` that a segment may ask for.
+    pub async fn segment_values(
+        &self,
+        scope: Scope,
+        path: SegmentPath,
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<SegmentValues, AnalyticsError> {
+        let more = limit.saturating_add(1);
+        let (mut top, mut truncated) = match path {
+            SegmentPath::EventType => (self.top_types(scope, range, more).await?, false),
+            SegmentPath::Property(path) => {
+                self.top(scope, range, more, Names::Values(path)).await?
+            }
+        };
+        truncated |= top.len() > limit;
+        top.truncate(limit);
+        let values = top.into_iter().map(|it| SegmentValue {
+            value: it.event_type,
+            count: it.count,
+            unique_users: it.unique_users,
+        });
+        Ok(SegmentValues {
+            values: values.collect(),
+            truncated,
+        })
+    }
+
+    /// The `limit` names with the most events, from the events, and whether there are others that
+    /// were not told apart.
+    async fn top(
+        &self,
+        scope: Scope,
+        range: TimeRange,
+        limit: usize,
+        names: Names,
+    ) -> Result<(Vec<TopType>, bool), AnalyticsError> {
+        let about = About {
+            scope,
+            range,
+            pieces: Pieces::All,
+            names,
+        };
+        let made = from_events::read(&self.store, about, self.max_read).await?;
+        let truncated = made.truncated;
+        let top = made
+            .ask(move |rollups, _| rollups.top_types(&Filter::default(), Span::ALL, limit))
+            .await?;
+        Ok((top, truncated))
     }
 
     /// The cohorts of `windows` windows from `start`, as of now.
@@ -150,36 +288,69 @@ impl Analytics {
         zone: TimeZone,
     ) -> Result<Vec<Cohort>, AnalyticsError> {
         let now = self.now();
-        let ask = move |rollups: &Rollups, filter: &Filter| {
-            rollups.retention(filter, start, windows, window_type, (&zone, now))
+        let ask = {
+            let zone = zone.clone();
+            move |rollups: &Rollups, filter: &Filter| {
+                rollups.retention(filter, start, windows, window_type, (&zone, now))
+            }
         };
-        self.ask(scope, ask).await
+        if let Some(answer) = self.ask(&scope, ask).await? {
+            return Ok(answer);
+        }
+        // Cohort i in its k-th window is the window i + k; the first event of a user may be of any
+        // age.
+        let count = (2 * i64::from(windows) - 1).max(0);
+        let days = match window_type {
+            WindowType::Daily => 1,
+            WindowType::Weekly => 7,
+        };
+        let behind = plus_days(start, count * days)?;
+        let now = now_among_dates(&zone, now)?;
+        let about = About {
+            scope,
+            range: (None, Some(start_of(&zone, behind)?)),
+            pieces: Pieces::Dates(zone),
+            names: Names::None,
+        };
+        let made = from_events::read(&self.store, about, self.max_read).await?;
+        made.ask(move |rollups, _| {
+            let calendar = (&TimeZone::UTC, now);
+            rollups.retention(&Filter::default(), start, windows, window_type, calendar)
+        })
+        .await
     }
 
-    /// Puts a question to the rollups.
+    /// Puts a question to the rollups that are kept. `None` if the events must answer.
     async fn ask<T: Send + 'static>(
         &self,
-        scope: Scope,
+        scope: &Scope,
         question: impl Fn(&Rollups, &Filter) -> Result<T, Unanswered> + Send + Sync + 'static,
-    ) -> Result<T, AnalyticsError> {
-        let filter = filter_of(&scope);
+    ) -> Result<Option<T>, AnalyticsError> {
+        let Some(filter) = filter_of(scope) else {
+            return Ok(None);
+        };
         let question = Arc::new(question);
         let answered = self
             .store
             .rollups(move |rollups| question(rollups, &filter))
             .await?;
-        answered.map_err(|_| AnalyticsError::Range)
+        match answered {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Unanswered::Seconds | Unanswered::Bound(_)) => Ok(None),
+            Err(Unanswered::Range) => Err(AnalyticsError::Range),
+        }
     }
 }
 
-fn filter_of(scope: &Scope) -> Filter {
-    let types = scope.segments.iter().filter_map(|segment| match segment {
+/// The scope as the rollups know it; `None` if they don't.
+fn filter_of(scope: &Scope) -> Option<Filter> {
+    let types = scope.segments.iter().map(|segment| match segment {
         Segment::EventType(name) => Some(name.clone()),
         Segment::Property { .. } => None,
     });
-    Filter {
+    Some(Filter {
         tenant: scope.tenant.clone(),
         source: scope.source.clone(),
-        event_types: types.collect(),
-    }
+        event_types: types.collect::<Option<_>>()?,
+    })
 }

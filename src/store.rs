@@ -3,6 +3,7 @@
 mod embedded;
 pub mod error;
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use self::embedded::Embedded;
 pub use self::embedded::events::{NewLetter, Prepared};
 use crate::model::change::Change;
 use crate::model::event::{
-    DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Sequence,
-    StoredEvent,
+    DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Scan, ScanQuery,
+    ScannedEvent, Sequence, StoredEvent,
 };
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
@@ -158,6 +159,24 @@ impl Store {
         answer: impl Fn(&Rollups) -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         self.0.rollups(answer).await
+    }
+
+    /// Calls `each` with the events that `query` means, those of one block at a time and in no
+    /// particular order, as of one commit, until it breaks. It is called on two threads at once. Ends
+    /// early when the caller is gone; refused as [`StoreError::Busy`] if too many scans wait, and as
+    /// [`StoreError::Closed`] once the store is closing.
+    pub async fn scan(
+        &self,
+        query: ScanQuery,
+        each: impl Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Result<Scan, StoreError> {
+        self.0.scan(query, each).await
+    }
+
+    /// A number that grows whenever events were erased.
+    #[must_use]
+    pub fn erasures(&self) -> u64 {
+        self.0.erasures()
     }
 
     /// What was ever received.

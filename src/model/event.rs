@@ -217,6 +217,48 @@ pub struct EventPage {
     pub next: Option<Place>,
 }
 
+/// Which events are gone through, and how many at most.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScanQuery {
+    /// Those of this tenant; of all if `None`.
+    pub tenant: Option<String>,
+    /// Not before this time.
+    pub from: Option<EventTime>,
+    /// Before this time.
+    pub to: Option<EventTime>,
+    /// The most events of the blocks that have to be read for it. A block with few events, or with
+    /// large ones, counts for more than it has.
+    pub limit: u64,
+}
+
+/// How a scan ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scan {
+    /// Every event was seen.
+    Whole,
+    /// Whoever looked at them had seen enough.
+    Left,
+    /// None was seen: there is more to read than the limit.
+    TooBroad,
+}
+
+/// What a scan shows of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScannedEvent<'a> {
+    /// When it occurred.
+    pub time: EventTime,
+    /// Whose it is.
+    pub tenant: &'a str,
+    /// Who sent it.
+    pub source: Option<&'a str>,
+    /// What kind of event it is.
+    pub event_type: Option<&'a str>,
+    /// Who caused it.
+    pub user: Option<&'a str>,
+    /// The text of a JSON object, as sent.
+    pub payload: &'a str,
+}
+
 /// What was ever received; survives a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EventCounts {

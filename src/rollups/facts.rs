@@ -17,6 +17,13 @@ pub struct UserKey(pub [u8; 16]);
 pub(super) type UserId = [u64; 2];
 
 impl UserKey {
+    /// What remains of a user when its events are erased: enough to tell it from others.
+    #[must_use]
+    pub fn hash(self, tenant: &str, user: &str) -> u128 {
+        let [first, second] = self.id(tenant, user);
+        u128::from(first) << 64 | u128::from(second)
+    }
+
     fn id(self, tenant: &str, user: &str) -> UserId {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         // The length first, so that no two pairs give the same bytes.
@@ -58,10 +65,27 @@ impl Facts {
     /// Of `events`.
     #[must_use]
     pub fn of<'a>(key: UserKey, events: impl IntoIterator<Item = &'a Event<'a>>) -> Self {
+        Self::of_users(events.into_iter().map(|event| {
+            let user = event.user.as_deref();
+            (event, user.map(|user| key.id(&event.tenant, user)))
+        }))
+    }
+
+    /// Of events whose users are known by their [hashes](UserKey::hash) only.
+    #[must_use]
+    pub fn of_hashed<'a>(events: impl IntoIterator<Item = (&'a Event<'a>, Option<u128>)>) -> Self {
+        Self::of_users(events.into_iter().map(|(event, user)| {
+            #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+            let halves = |hash: u128| [(hash >> 64) as u64, hash as u64];
+            (event, user.map(halves))
+        }))
+    }
+
+    fn of_users<'a>(events: impl Iterator<Item = (&'a Event<'a>, Option<UserId>)>) -> Self {
         let mut known: HashMap<_, (u32, u32)> = HashMap::new();
         let mut tenants: HashMap<&str, u32> = HashMap::new();
         let mut made = Self::default();
-        for event in events {
+        for (event, user) in events {
             let tenant: &str = &event.tenant;
             let (source, event_type) = (event.source.as_deref(), event.event_type.as_deref());
             let next = count(known.len());
@@ -78,7 +102,7 @@ impl Facts {
                         (next, *tenants.entry(tenant).or_insert(number))
                     });
             made.facts.push(Fact {
-                user: event.user.as_deref().map(|user| key.id(tenant, user)),
+                user,
                 minute: minute_of(event.time),
                 names,
                 tenant: tenant_number,

@@ -5,7 +5,9 @@
 //! ├─ LOCK                 held by the one process that has it open
 //! ├─ tollgate.db          everything that was ever acknowledged
 //! ├─ tollgate.db-wal      SQLite's write-ahead log: the newest part of it
-//! └─ witness              the number of the last commit, see `witness.rs`
+//! ├─ witness              the number of the last commit, see `witness.rs`
+//! ├─ seen/                the identity index, see `seen.rs`; derived
+//! └─ rollups              a checkpoint of the rollups, see `rollups.rs`; derived
 //! ```
 //!
 //! Opening reads through a connection that can't write, and so leaves a directory that it refuses
@@ -48,10 +50,12 @@ use tokio::sync::oneshot;
 use self::checkpoint::{Checkpointer, LogLimits};
 use self::codec::Digest;
 use self::events::EventState;
+use self::events::scan::Scans;
 use self::events::write::Append;
 use self::fault::Fault;
 use self::meta::{Meta, TABLES};
 use self::readers::Readers;
+use self::rollups::FollowLimits;
 use self::schema::{DATABASE, FORMAT, LOG, name_of};
 use self::shared::Shared;
 use self::witness::{Testimony, Witness};
@@ -75,6 +79,7 @@ struct Limits {
     waiting: usize,
     group: GroupLimits,
     log: LogLimits,
+    rollups: FollowLimits,
     /// How long a store that is dropped without having been closed waits for its writer.
     leave: Duration,
 }
@@ -86,6 +91,7 @@ impl Default for Limits {
             waiting: 256 * 1024 * 1024,
             group: GroupLimits::default(),
             log: LogLimits::default(),
+            rollups: FollowLimits::default(),
             leave: Duration::from_secs(10),
         }
     }
@@ -97,6 +103,7 @@ pub(super) struct Embedded {
     shared: Arc<Shared>,
     events: Arc<EventState>,
     readers: Arc<Readers>,
+    scans: Scans,
     /// Gone once the store is closing.
     sender: Mutex<Option<SyncSender<Message>>>,
     /// Gone once nobody has to wait for it in a drop.
@@ -130,7 +137,7 @@ impl Embedded {
         let mut meta = load(dir, settings.accept_loss, &mut apply)?;
         let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
         let db = schema::open_writer(&path).map_err(|fault| fault.into_open_error(&name))?;
-        let events = Arc::new(EventState::open(dir, &db, &mut meta)?);
+        let events = Arc::new(EventState::open(dir, &db, &mut meta, limits.rollups)?);
         // Once nothing can refuse any more: a loss is not accepted by a start that failed.
         let witness = Witness::set(dir, meta.commits).map_err(refuse)?;
         schema::sync_dir(dir).map_err(refuse)?;
@@ -162,6 +169,7 @@ impl Embedded {
             limits,
             shared,
             events,
+            scans: Scans::new(path.clone()),
             readers: Readers::new(path),
             sender: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(WriterThread { id, alive })),
@@ -244,6 +252,7 @@ impl Embedded {
         // Who gives up waiting here doesn't want to wait again in a drop.
         self.writer.lock().take();
         self.readers.close();
+        self.scans.close();
         self.shared.wait_ended().await;
     }
 
@@ -284,6 +293,7 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.sender.get_mut().take();
+        self.scans.close();
         if let Some(writer) = self.writer.get_mut().take()
             && writer.id != thread::current().id()
             && writer.alive.recv_timeout(self.limits.leave) == Err(RecvTimeoutError::Timeout)

@@ -5,8 +5,8 @@ use thiserror::Error;
 /// Why a read or a write was not done.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum StoreError {
-    /// More commits wait than the writer's queue holds.
-    #[error("more writes are waiting for the disk than can be queued")]
+    /// More commits wait than the writer's queue holds, or more scans than may wait.
+    #[error("more requests are waiting for the disk than can be queued")]
     Busy,
     /// The rollups don't cover every event yet.
     #[error("the events are still being counted")]

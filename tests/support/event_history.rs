@@ -8,6 +8,7 @@ use tollgate::model::event::{
     Event, EventFilter, EventTime, Order, PageQuery, Place, Receipt, Sequence, StoredEvent,
 };
 use tollgate::model::time::Timestamp;
+use tollgate::rollups::{Filter, Rollups, Span};
 use tollgate::store::{NewLetter, OpenError, Store, StoreError, StoreSettings};
 
 pub type Identity = (String, String, String);
@@ -21,6 +22,8 @@ pub struct Shown {
     pub duplicates: u64,
     pub conflicting: u64,
     pub topics: BTreeSet<String>,
+    /// By type: how many events there ever were, and how many users they had.
+    pub counted: BTreeMap<String, (u64, u64)>,
     /// By number: the body.
     pub letters: BTreeMap<u64, String>,
 }
@@ -30,6 +33,8 @@ pub struct Shown {
 pub struct State {
     pub shown: Shown,
     pub spent: BTreeMap<Identity, Event<'static>>,
+    /// By type: the users of each tenant.
+    users: BTreeMap<String, BTreeSet<(String, String)>>,
 }
 
 pub fn identity(event: &Event<'_>) -> Identity {
@@ -58,6 +63,14 @@ impl State {
         self.spent.insert(identity(event), event.clone());
         self.shown.topics.insert(event.topic.to_string());
         self.shown.accepted += 1;
+        let kind = event.event_type.as_deref().unwrap().to_owned();
+        let users = self.users.entry(kind.clone()).or_default();
+        users.insert((
+            event.tenant.to_string(),
+            event.user.as_deref().unwrap().to_owned(),
+        ));
+        let counted = self.shown.counted.entry(kind).or_default();
+        *counted = (counted.0 + 1, users.len() as u64);
         self.shown.events.push(StoredEvent {
             sequence: Sequence(self.shown.accepted),
             event: event.clone(),
@@ -68,6 +81,7 @@ impl State {
 
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap()
 }
@@ -115,12 +129,18 @@ pub async fn shown(store: &Store) -> Result<Shown, StoreError> {
     let counts = store.event_counts();
     let filter = EventFilter::default();
     let (letters, _) = store.letters(0, 1000).await?;
+    let all = |rollups: &Rollups| rollups.top_types(&Filter::default(), Span::ALL, 1000);
+    let types = store.rollups(all).await?.unwrap();
     Ok(Shown {
         events: pages(store, &filter, Order::Ascending, 250).await?,
         accepted: counts.accepted,
         duplicates: counts.duplicates,
         conflicting: counts.conflicting,
         topics: counts.topics.into_iter().collect(),
+        counted: types
+            .into_iter()
+            .map(|it| (it.event_type, (it.count, it.unique_users)))
+            .collect(),
         letters: letters.into_iter().map(|it| (it.id, it.body)).collect(),
     })
 }

@@ -29,7 +29,8 @@ mod letters;
 mod pack;
 pub(super) mod page;
 mod replace;
-mod spent;
+pub(super) mod scan;
+pub(super) mod spent;
 pub(super) mod write;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -50,8 +52,8 @@ use self::pack::Planner;
 use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
-use super::meta::Meta;
-use super::rollups::{Fed, Follower};
+use super::meta::{Meta, Table};
+use super::rollups::{Fed, FollowLimits, Follower};
 use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
 use crate::model::event::{
@@ -117,6 +119,8 @@ pub(super) struct EventState {
     pub(super) counts: RwLock<Counted>,
     pub(super) last: watch::Sender<Sequence>,
     pub(super) rollups: Follower,
+    /// How often events were erased.
+    erasures: AtomicU64,
     planner: Arc<Mutex<Planner>>,
 }
 
@@ -129,7 +133,12 @@ pub(super) struct Counted {
 
 impl EventState {
     /// Opens the identity index in `dir` and brings it up to what `db` holds.
-    pub(super) fn open(dir: &Path, db: &Connection, meta: &mut Meta) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        dir: &Path,
+        db: &Connection,
+        meta: &mut Meta,
+        limits: FollowLimits,
+    ) -> Result<Self, OpenError> {
         let refuse = |fault: Fault| fault.into_open_error(&name_of(&dir.join(DATABASE)));
         let key = *meta.events.key.get_or_insert_with(Key::random);
         let topics = write::load_topics(db, meta).map_err(refuse)?;
@@ -137,7 +146,7 @@ impl EventState {
         let (seen, covers) = open_seen(&dir.join(SEEN), key, meta)?;
         recover(&seen, covers, key, db, meta).map_err(refuse)?;
         let last = watch::Sender::new(Sequence(meta.events.last_sequence));
-        let rollups = Follower::start(dir.join(DATABASE), key.of_users(), last.subscribe())
+        let rollups = Follower::start(dir, key, last.subscribe(), limits)
             .map_err(|error| OpenError(format!("can't start a thread: {error}")))?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -150,6 +159,7 @@ impl EventState {
             }),
             last,
             rollups,
+            erasures: AtomicU64::new(meta.tally(Table::Spent).rows()),
             planner: Arc::default(),
         })
     }
@@ -183,6 +193,12 @@ impl EventState {
         for fed in fed {
             self.rollups.feed(fed);
         }
+    }
+
+    /// After a commit that may have erased events.
+    pub(super) fn replaced(&self, meta: &mut Meta) {
+        let rows = meta.tally(Table::Spent).rows();
+        self.erasures.store(rows, Ordering::Release);
     }
 }
 
@@ -420,6 +436,10 @@ impl Embedded {
 
     pub(in crate::store) fn last_event(&self) -> watch::Receiver<Sequence> {
         self.events.last.subscribe()
+    }
+
+    pub(in crate::store) fn erasures(&self) -> u64 {
+        self.events.erasures.load(Ordering::Acquire)
     }
 
     pub(in crate::store) fn event_counts(&self) -> EventCounts {

@@ -2,18 +2,23 @@
 //!
 //! ```text
 //! writer ──facts of each append──▶ bounded feed ──▶ rollups thread ──▶ RwLock<Rollups> ◀── answers
-//!                                 (dropped if full)       ▲
-//!                                                         │ what the feed left out
-//!                                                     tollgate.db
+//!                                 (dropped if full)     ▲     │ ▲
+//!                               what the feed left out  │     ▼ │ at the start
+//!                                             tollgate.db     rollups
 //! ```
 //!
 //! The arrival is the truth, the feed is a hint: whatever the thread has not seen, because the feed
 //! was full or because the process was not there, it reads from the blocks. So the writer never
 //! waits for the rollups, start-up doesn't either, and nothing is counted twice. An answer waits until
 //! every event is counted that was acknowledged before it was asked.
+//!
+//! Every two million events the rollups are written to a file, so that a start has few events to
+//! read. It is derived: whenever in doubt about it, all events are read.
 
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -24,19 +29,15 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::events::identity::Key;
 use super::events::page::blocks_after;
+use super::events::spent;
 use super::fault::Fault;
-use super::schema;
+use super::schema::{self, DATABASE};
 use crate::model::event::Sequence;
-use crate::rollups::{Bounds, Facts, Rollups, UserKey};
+use crate::rollups::{Bounds, Facts, Rollups, Unrestored};
 use crate::store::error::StoreError;
 use crate::telemetry::counted;
-
-/// How many appends wait in the feed.
-const FEED: usize = 256;
-
-/// How long an answer waits for events that are not counted yet.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many answers are computed at once.
 const ANSWERS: usize = 4;
@@ -44,8 +45,39 @@ const ANSWERS: usize = 4;
 /// How long until events that could not be read are read again.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// The file of the last checkpoint.
+const FILE: &str = "rollups";
+
+/// The next one while it is written.
+const UNFINISHED: &str = "rollups-new";
+
 /// With fewer missing events than this, reading them is not worth a line in the log.
 const TOLD: u64 = 100_000;
+
+/// The bounds of the feed, of waits, and of what a start has to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FollowLimits {
+    /// How many appends wait in the feed.
+    pub(super) feed: usize,
+    /// How long an answer waits for events that are not counted yet.
+    pub(super) patience: Duration,
+    /// How many events are counted between two checkpoints.
+    pub(super) checkpoint: u64,
+    /// With more events than this since the last, a store that is closed writes one. Fewer are read
+    /// in the time that it takes.
+    pub(super) last_checkpoint: u64,
+}
+
+impl Default for FollowLimits {
+    fn default() -> Self {
+        Self {
+            feed: 256,
+            patience: Duration::from_secs(10),
+            checkpoint: 2_000_000,
+            last_checkpoint: 100_000,
+        }
+    }
+}
 
 /// The new events of an append.
 pub(super) struct Fed {
@@ -65,40 +97,49 @@ pub(super) struct Follower {
     answers: Arc<Semaphore>,
 }
 
+/// How far the thread has come.
+#[derive(Default)]
+struct Progress {
+    /// Every event up to here is counted.
+    covers: Sequence,
+    /// Why those behind can't be, for now.
+    trouble: Option<StoreError>,
+}
+
 struct Followed {
     rollups: RwLock<Rollups>,
-    /// What they cover, told after every event up to there is counted.
-    covers: watch::Sender<Sequence>,
+    progress: watch::Sender<Progress>,
     /// The arrival of the last committed event.
     last: watch::Receiver<Sequence>,
-    /// Why events can't be read.
-    trouble: Mutex<Option<StoreError>>,
     stopping: AtomicBool,
-    database: PathBuf,
-    key: UserKey,
+    limits: FollowLimits,
+    dir: PathBuf,
+    key: Key,
 }
 
 impl Follower {
     /// Starts the thread. `last` tells how far events are committed.
     pub(super) fn start(
-        database: PathBuf,
-        key: UserKey,
+        dir: &Path,
+        key: Key,
         last: watch::Receiver<Sequence>,
-    ) -> std::io::Result<Self> {
+        limits: FollowLimits,
+    ) -> io::Result<Self> {
+        let opened = *last.borrow();
         let followed = Arc::new(Followed {
             rollups: RwLock::new(Rollups::new(Bounds::default())),
-            covers: watch::Sender::new(Sequence(0)),
+            progress: watch::Sender::default(),
             last,
-            trouble: Mutex::default(),
             stopping: AtomicBool::new(false),
-            database,
+            limits,
+            dir: dir.to_owned(),
             key,
         });
-        let (feed, receiver) = sync_channel(FEED);
+        let (feed, receiver) = sync_channel(limits.feed);
         let thread = {
             let followed = Arc::clone(&followed);
             let named = thread::Builder::new().name("rollups".to_owned());
-            named.spawn(move || followed.follow(&receiver))?
+            named.spawn(move || followed.follow(opened, &receiver))?
         };
         Ok(Self {
             followed,
@@ -123,12 +164,18 @@ impl Follower {
     ) -> Result<T, StoreError> {
         let last = *self.followed.last.borrow();
         let answered = async {
-            let mut covers = self.followed.covers.subscribe();
+            let mut progress = self.followed.progress.subscribe();
             let answer = Arc::new(answer);
-            // Each turn of the loop follows a change of `covers`.
+            // Each turn of the loop follows a change of the progress.
             loop {
-                if covers.wait_for(|covers| *covers >= last).await.is_err() {
-                    return Err(StoreError::Closed);
+                let ready = |it: &Progress| it.covers >= last || it.trouble.is_some();
+                let stuck = match progress.wait_for(ready).await {
+                    Ok(it) if it.covers >= last => None,
+                    Ok(it) => it.trouble.clone(),
+                    Err(_) => Some(StoreError::Closed),
+                };
+                if let Some(error) = stuck {
+                    return Err(error);
                 }
                 let permit = Arc::clone(&self.answers).acquire_owned().await;
                 let permit = permit.map_err(|_| StoreError::Closed)?;
@@ -146,15 +193,8 @@ impl Follower {
                 }
             }
         };
-        match timeout(PATIENCE, answered).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self
-                .followed
-                .trouble
-                .lock()
-                .clone()
-                .unwrap_or(StoreError::Behind)),
-        }
+        let answer = timeout(self.followed.limits.patience, answered).await;
+        answer.unwrap_or(Err(StoreError::Behind))
     }
 
     /// Ends the thread.
@@ -171,10 +211,12 @@ impl Follower {
 
 impl Followed {
     /// Counts what comes until the feed ends.
-    fn follow(&self, feed: &Receiver<Fed>) {
+    fn follow(&self, opened: Sequence, feed: &Receiver<Fed>) {
         let _leaving = Leaving(self);
+        let mut saved = self.restore(opened);
         loop {
             let pause = self.catch_up();
+            self.save_after(&mut saved, self.limits.checkpoint);
             let next = match pause {
                 Some(pause) => feed.recv_timeout(pause),
                 None => feed.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -182,7 +224,7 @@ impl Followed {
             let mut next = match next {
                 Ok(append) => Some(append),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
             };
             while let Some(fed) = next
                 && self.take(&fed)
@@ -190,6 +232,62 @@ impl Followed {
                 next = feed.try_recv().ok();
             }
         }
+        self.save_after(&mut saved, self.limits.last_checkpoint);
+    }
+
+    /// Goes on from the last checkpoint, if it is of use to a store that had `opened` events;
+    /// returns what that covers.
+    fn restore(&self, opened: Sequence) -> Sequence {
+        let path = self.dir.join(FILE);
+        let read = File::open(&path).map_err(Unrestored::Unread);
+        let restored = read.and_then(|mut file| {
+            Rollups::read_from(Bounds::default(), self.key.of_checkpoints(), &mut file)
+        });
+        match restored {
+            Ok(rollups) if rollups.covers() <= opened => {
+                let covers = rollups.covers();
+                *self.rollups.write() = rollups;
+                self.tell(covers, None);
+                return covers;
+            }
+            Ok(_) => {
+                // It knows events that the store has lost: once others have their arrivals, nobody
+                // could tell.
+                tracing::warn!(
+                    "the checkpoint of the rollups is ahead of the store: all events are counted anew"
+                );
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::error!("{}: {error}", path.display());
+                }
+            }
+            Err(Unrestored::Unread(error)) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!("all events are counted anew: {error}"),
+        }
+        Sequence(0)
+    }
+
+    /// Writes a checkpoint if more than `events` were counted since the one that covers `saved`.
+    fn save_after(&self, saved: &mut Sequence, events: u64) {
+        let covers = self.progress.borrow().covers;
+        if covers.0.saturating_sub(saved.0) <= events {
+            return;
+        }
+        let snapshot = self.rollups.read().snapshot();
+        let (new, path) = (self.dir.join(UNFINISHED), self.dir.join(FILE));
+        let written = File::create(&new).and_then(|mut file| {
+            snapshot.write_to(self.key.of_checkpoints(), &mut file)?;
+            file.flush()?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            schema::sync_dir(&self.dir)
+        });
+        if let Err(error) = written {
+            tracing::warn!("no checkpoint of the rollups could be written: {error}");
+            // It would only take space.
+            let _ = fs::remove_file(&new);
+        }
+        // After an error, too: the next one is tried when it is due.
+        *saved = covers;
     }
 
     /// Counts an append; false if events before it are missing.
@@ -202,7 +300,7 @@ impl Followed {
         if fed.last > rollups.covers() {
             rollups.fold(&fed.facts, fed.last);
             drop(rollups);
-            self.covers.send_replace(fed.last);
+            self.tell(fed.last, None);
         }
         true
     }
@@ -224,8 +322,7 @@ impl Followed {
         match self.read_after(covers) {
             Ok(Some(last)) => {
                 self.rollups.write().covered(last);
-                self.covers.send_replace(last);
-                *self.trouble.lock() = None;
+                self.tell(last, None);
                 if missing >= TOLD {
                     tracing::info!("all events are counted");
                 }
@@ -236,27 +333,34 @@ impl Followed {
             Err(fault) => {
                 let error = fault.into_store_error();
                 tracing::error!(%error, "events could not be counted, trying again");
-                *self.trouble.lock() = Some(error);
                 // Some of them may be in it.
-                self.covers.send_replace(Sequence(0));
+                self.tell(Sequence(0), Some(error));
                 *self.rollups.write() = Rollups::new(Bounds::default());
                 Some(PAUSE)
             }
         }
     }
 
+    fn tell(&self, covers: Sequence, trouble: Option<StoreError>) {
+        self.progress.send_replace(Progress { covers, trouble });
+    }
+
     /// Adds the events behind `covers`; returns the last one's arrival, or `None` if the store is
     /// closing and it stopped in the middle.
     fn read_after(&self, covers: Sequence) -> Result<Option<Sequence>, Fault> {
-        let db = schema::open_reader(&self.database)?;
+        let db = schema::open_reader(&self.dir.join(DATABASE))?;
+        let db = db.unchecked_transaction()?;
         let last = blocks_after(&db, covers, |events| {
             if self.stopping.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());
             }
-            let facts = Facts::of(self.key, events.iter().map(|(_, event)| event));
+            let facts = Facts::of(self.key.of_users(), events.iter().map(|(_, event)| event));
             self.rollups.write().add(&facts);
             ControlFlow::Continue(())
         })?;
+        if last.is_some() {
+            spent::facts_after(&db, covers, |facts| self.rollups.write().add(facts))?;
+        }
         Ok(last)
     }
 }
@@ -272,7 +376,10 @@ impl Drop for Leaving<'_> {
                 reason = sentence,
                 "analytics answer no more until a restart"
             );
-            *self.0.trouble.lock() = Some(StoreError::Failed(sentence));
+            self.0.tell(Sequence(0), Some(StoreError::Failed(sentence)));
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

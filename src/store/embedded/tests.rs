@@ -219,7 +219,7 @@ fn writer(dir: &Path) -> Writer<impl FnMut(Vec<Change>)> {
     let db = schema::open_writer(&path).unwrap();
     let mut meta = Meta::default();
     Writer {
-        events: Arc::new(EventState::open(dir, &db, &mut meta).unwrap()),
+        events: Arc::new(EventState::open(dir, &db, &mut meta, FollowLimits::default()).unwrap()),
         db,
         meta,
         witness: Witness::set(dir, 0).unwrap(),

@@ -113,6 +113,7 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
             match message {
                 Message::Other(other) => {
                     let answer = self.transaction(other.work);
+                    self.events.replaced(&mut self.meta);
                     self.after_commit();
                     let _ = other.reply.send(answer);
                 }

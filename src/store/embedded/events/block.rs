@@ -198,7 +198,7 @@ impl Contents {
     }
 
     fn garbage(&self) -> Fault {
-        damaged(self.row.id, "can't be decoded")
+        garbage(self.row.id)
     }
 }
 
@@ -215,22 +215,40 @@ pub(super) fn find(db: &Connection, id: i64) -> Result<Option<Contents>, Fault> 
 
 /// Reads the data that belongs to a row.
 pub(super) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
-    let decoded = db
+    let decoded = with_data(db, &row, Decoded::new)?;
+    match decoded {
+        Ok(decoded) => Ok(Contents { row, decoded }),
+        Err(_) => Err(garbage(row.id)),
+    }
+}
+
+/// The data that belongs to a row, as it lies there.
+pub(super) fn data(db: &Connection, row: &Row) -> Result<Vec<u8>, Fault> {
+    with_data(db, row, <[u8]>::to_vec)
+}
+
+/// Calls `read` with the data that belongs to a row.
+fn with_data<T>(db: &Connection, row: &Row, read: impl FnOnce(&[u8]) -> T) -> Result<T, Fault> {
+    let read = db
         .prepare_cached("SELECT data FROM block_data WHERE id = ?1")?
         .query_row([row.id], |found| {
             let Ok(data) = found.get_ref(0)?.as_blob() else {
                 return Ok(None);
             };
             let whole = data.len() as u64 == row.bytes && xxh3_64(data) == row.checksum;
-            Ok(whole.then(|| Decoded::new(data)))
+            Ok(whole.then(|| read(data)))
         })
         .optional()?;
-    match decoded {
+    match read {
         None => Err(damaged(row.id, "has no data")),
         Some(None) => Err(damaged(row.id, "is not what was written")),
-        Some(Some(Err(_))) => Err(damaged(row.id, "can't be decoded")),
-        Some(Some(Ok(decoded))) => Ok(Contents { row, decoded }),
+        Some(Some(read)) => Ok(read),
     }
+}
+
+/// What a block is whose data is not of the encoder's making.
+pub(super) fn garbage(id: i64) -> Fault {
+    damaged(id, "can't be decoded")
 }
 
 /// Reads every row of a block, not the blocks, and compares them with what was written. The rows

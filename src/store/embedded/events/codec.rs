@@ -25,7 +25,7 @@ use hashbrown::hash_map::Entry;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-pub(super) use self::read::Decoded;
+pub(super) use self::read::{Decoded, Garbage, ScanBody};
 use crate::model::event::Event;
 
 /// The first byte of a body.

@@ -23,10 +23,19 @@ impl Key {
 
     /// A key that is made from this one, for another purpose.
     pub(in crate::store::embedded) fn of_users(self) -> UserKey {
+        UserKey(self.derived(b"users of rollups"))
+    }
+
+    /// Says of a checkpoint of the rollups whose it is.
+    pub(in crate::store::embedded) fn of_checkpoints(self) -> [u8; 16] {
+        self.derived(b"checkpoints of rollups")
+    }
+
+    fn derived(self, purpose: &[u8]) -> [u8; 16] {
         let mut hasher = SipHasher13::new_with_key(&self.0);
-        // No identity is hashed from these bytes: the length of its tenant would be this number.
-        hasher.write(b"users of rollups");
-        UserKey(hasher.finish128().as_bytes())
+        // No identity is hashed from these bytes: the length of its tenant would be their number.
+        hasher.write(purpose);
+        hasher.finish128().as_bytes()
     }
 
     /// The hash of (tenant, topic, id).

@@ -9,6 +9,7 @@
 
 mod candidates;
 mod key;
+mod rows;
 mod since;
 
 use std::cmp::Reverse;
@@ -19,6 +20,7 @@ use rusqlite::Connection;
 
 use self::candidates::{Candidates, Frontier, Window, statements};
 use self::key::Key;
+pub(super) use self::rows::rows_of;
 pub(in crate::store::embedded) use self::since::since;
 use super::super::codec::Digest;
 use super::super::fault::Fault;
@@ -326,14 +328,14 @@ pub(in crate::store::embedded) fn at(
 }
 
 /// Calls `each` with every event that arrived after `after`, a block at a time and in no particular
-/// order, as of one commit, until it breaks. Returns the arrival of the last event of that commit, or `None` after a break.
+/// order, until it breaks. Returns the arrival of the last event there is, or `None` after a break.
+/// All of it is as of one commit if the caller has begun a transaction.
 pub(in crate::store::embedded) fn blocks_after(
     db: &Connection,
     after: Sequence,
     mut each: impl FnMut(&[(Sequence, Event<'_>)]) -> ControlFlow<()>,
 ) -> Result<Option<Sequence>, Fault> {
-    let db = db.unchecked_transaction()?;
-    let last = Sequence(Count::load(&db)?.0.last_sequence);
+    let last = Sequence(Count::load(db)?.0.last_sequence);
     let mut digest = Digest::default();
     let mut statement = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM block INDEXED BY block_by_sequence
@@ -341,7 +343,7 @@ pub(in crate::store::embedded) fn blocks_after(
     ))?;
     let mut rows = statement.query([signed(after.0)])?;
     while let Some(row) = rows.next()? {
-        let contents = block::load(&db, Row::read(row, &mut digest)?)?;
+        let contents = block::load(db, Row::read(row, &mut digest)?)?;
         let mut events = Vec::with_capacity(MAX_EVENTS);
         for event in contents.events()? {
             let (sequence, event) = event?;

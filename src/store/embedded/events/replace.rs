@@ -8,11 +8,12 @@ use super::super::Embedded;
 use super::super::codec::Digest;
 use super::super::fault::Fault;
 use super::super::meta::Meta;
-use super::super::seen::Entry;
 use super::block::{self, Block};
 use super::identity::Key;
-use super::{pack, spent};
+use super::pack;
+use super::spent::{self, Remains};
 use crate::model::event::{EventFilter, Sequence};
+use crate::rollups::UserKey;
 use crate::store::error::StoreError;
 
 /// How many blocks an erasure reads before it writes.
@@ -24,8 +25,8 @@ struct Step {
     gone: Vec<i64>,
     /// The same without those.
     blocks: Vec<Block>,
-    /// The identities of those.
-    spent: Vec<Entry>,
+    /// What remains of those.
+    remains: Vec<Remains>,
     /// Where to go on.
     last: i64,
     /// Whether there was nothing left to look at.
@@ -50,22 +51,22 @@ impl Embedded {
     pub(in crate::store) async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
         // What is accepted from here on is not looked at, or this might never end.
         let last = *self.events.last.borrow();
-        let key = self.events.key;
+        let keys = (self.events.key, self.events.user_key);
         let (mut from, mut erased) = (0, 0);
         loop {
             let filter = filter.clone();
             let step = self
                 .readers
-                .read(move |db| find(db, &filter, key, from, last))
+                .read(move |db| find(db, &filter, keys, from, last))
                 .await?;
-            (from, erased) = (step.last, erased + step.spent.len() as u64);
+            (from, erased) = (step.last, erased + step.remains.len() as u64);
             let mut done = step.done;
             if !step.gone.is_empty() {
-                let found = step.spent.len() as u64;
+                let found = step.remains.len() as u64;
                 let written = self.other(move |db, meta, digest| {
                     let written = exchange(db, meta, digest, &step.gone, &step.blocks)?;
                     if written > 0 {
-                        spent::insert(db, meta, digest, &step.spent, last.0)?;
+                        spent::insert(db, meta, digest, &step.remains)?;
                     }
                     Ok(written)
                 });
@@ -113,14 +114,14 @@ fn exchange(
 fn find(
     db: &Connection,
     filter: &EventFilter,
-    key: Key,
+    keys: (Key, UserKey),
     from: i64,
     last: Sequence,
 ) -> Result<Step, Fault> {
     let mut step = Step {
         gone: Vec::new(),
         blocks: Vec::new(),
-        spent: Vec::new(),
+        remains: Vec::new(),
         last: from,
         done: false,
     };
@@ -132,16 +133,16 @@ fn find(
             continue;
         };
         let mut kept = Vec::new();
-        let before = step.spent.len();
+        let before = step.remains.len();
         for event in decoded.events()? {
             let (sequence, event) = event?;
             if filter.matches(&event) {
-                step.spent.push(key.of(&event));
+                step.remains.push(Remains::of(keys, sequence, &event));
             } else {
                 kept.push((sequence.0, event));
             }
         }
-        if step.spent.len() > before {
+        if step.remains.len() > before {
             step.gone.push(id);
             let packed = decoded.packed();
             let kept = kept.iter().map(|(sequence, event)| (*sequence, event));

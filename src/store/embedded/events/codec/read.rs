@@ -1,8 +1,11 @@
 //! The way back: whatever the bytes are, it ends, and takes no more memory than they warrant.
 
+mod scanned;
+
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+pub(in crate::store::embedded::events) use self::scanned::ScanBody;
 use super::{COLUMNS, FIELDS, KNOWN, MAX_BODY, MAX_RATIO, NEW, VERSION};
 use crate::model::event::{Event, EventTime};
 use crate::model::time::Timestamp;
@@ -23,15 +26,7 @@ pub(in crate::store::embedded::events) struct Decoded {
 impl Decoded {
     /// Decompresses the data of a block.
     pub(in crate::store::embedded::events) fn new(data: &[u8]) -> Result<Self, Garbage> {
-        let (size, compressed) = data.split_first_chunk().ok_or(Garbage)?;
-        let size = u32::from_le_bytes(*size) as usize;
-        if size > MAX_BODY || size > compressed.len().saturating_mul(MAX_RATIO) {
-            return Err(Garbage);
-        }
-        let body = lz4_flex::block::decompress(compressed, size).map_err(|_| Garbage)?;
-        if body.len() != size {
-            return Err(Garbage);
-        }
+        let body = decompress(data)?;
         let (_, columns) = split(&body).ok_or(Garbage)?;
         let uuids = print(columns.uuids);
         Ok(Self { body, uuids })
@@ -67,6 +62,20 @@ impl Decoded {
             payloads: Texts::new(columns.payloads)?,
             extras: Texts::new(columns.extras)?,
         })
+    }
+}
+
+fn decompress(data: &[u8]) -> Result<Vec<u8>, Garbage> {
+    let (size, compressed) = data.split_first_chunk().ok_or(Garbage)?;
+    let size = u32::from_le_bytes(*size) as usize;
+    if size > MAX_BODY || size > compressed.len().saturating_mul(MAX_RATIO) {
+        return Err(Garbage);
+    }
+    let body = lz4_flex::block::decompress(compressed, size).map_err(|_| Garbage)?;
+    if body.len() == size {
+        Ok(body)
+    } else {
+        Err(Garbage)
     }
 }
 
