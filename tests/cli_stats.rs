@@ -92,6 +92,12 @@ fn answers_are_tables_and_csv_and_outlive_the_process() {
             ),
             ask(url, "buckets --to 2024-03-01 --tz Europe/Kyiv"),
             ask(url, "buckets --bucket-size day --type signup --csv"),
+            ask(url, "segments properties.country"),
+            ask(url, "segments --from 2024-03-03 --csv"),
+            ask(
+                url,
+                "dau --from 2024-03-03 --to 2024-03-03 --segment properties.country=PL --csv",
+            ),
         ]
     };
     let expected = [
@@ -117,6 +123,9 @@ start,end,count,unique_users
 2024-03-01T00:00:00Z,2024-03-02T00:00:00Z,1,1
 2024-03-03T00:00:00Z,2024-03-04T00:00:00Z,1,1
 ",
+        "value  count  unique_users\nPL         3             2\nUA         3             1\n",
+        "value,count,unique_users\nsignup,1,1\n",
+        "date,dau\n2024-03-03,1\n",
     ];
     let before = all(&url);
     for (found, expected) in before.iter().zip(expected) {
@@ -168,6 +177,19 @@ fn windows_that_go_on_are_marked() {
 }
 
 #[test]
+fn values_that_are_left_out_are_told() {
+    let home = Home::new();
+    let (server, url) = start(&home);
+    told(&server);
+    let output = home.run(&url, &["stats", "segments", "--limit", "1"]);
+    assert_eq!(
+        out(&output),
+        "value  count  unique_users\nview       3             2\n"
+    );
+    assert_eq!(err(&output), "There are other values: see --limit\n");
+}
+
+#[test]
 fn a_mistake_ends_with_its_exit_code() {
     let home = Home::new();
     let (server, url) = start(&home);
@@ -204,6 +226,7 @@ fn an_answer_that_is_none_is_told() {
         (["stats", "top"], "{}"),
         (["stats", "retention"], "[]"),
         (["stats", "buckets"], "hello"),
+        (["stats", "segments"], r#"{"values": []}"#),
     ] {
         let server = stub::Server::start(move |_, _| Some((200, answer.to_owned())));
         let output = home.run(&server.url(), &arguments);

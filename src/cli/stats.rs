@@ -20,6 +20,8 @@ Examples:
   tollgate stats dau --tenant shop --from 2026-11-01 --tz Europe/Kyiv
   tollgate stats top --limit 20 --from 2026-11-21T00:00:00Z
   tollgate stats retention --windows 8 --window-type weekly
+  tollgate stats segments properties.country
+  tollgate stats dau --segment properties.country=UA
   tollgate stats buckets --bucket-size hour --type purchase --csv > hours.csv";
 
 /// The options of `stats`.
@@ -59,6 +61,22 @@ enum Question {
         /// How long a window is
         #[arg(long, value_name = "TYPE", default_value = "daily", value_parser = ["daily", "weekly"])]
         window_type: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// The values that there are at a path, each a segment
+    Segments {
+        #[arg(
+            value_name = "PATH",
+            default_value = "event_type",
+            help = "Where: event_type, or such as properties.country"
+        )]
+        path: String,
+        /// How many values at most
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+        limit: u64,
+        #[command(flatten)]
+        between: Between,
         #[command(flatten)]
         common: Common,
     },
@@ -113,7 +131,7 @@ struct Common {
     #[arg(
         long,
         value_name = "SEGMENT",
-        help = "Only of this segment, such as event_type:purchase; all that are given must match"
+        help = "Only of this segment, such as properties.country=UA; all that are given must match"
     )]
     segment: Vec<String>,
     /// The IANA time zone whose days are meant [default: UTC]
@@ -185,6 +203,22 @@ impl From<Question> for Asked {
                 ],
                 common,
                 table: retention::table,
+            },
+            Question::Segments {
+                path,
+                limit,
+                between,
+                common,
+            } => Self {
+                path: "stats/segments/values",
+                query: vec![
+                    ("path", Some(path)),
+                    ("limit", Some(limit.to_string())),
+                    ("from", between.from),
+                    ("to", between.to),
+                ],
+                common,
+                table: values,
             },
             Question::Buckets {
                 bucket_size,
@@ -291,6 +325,33 @@ fn top(text: &str) -> Result<Table, serde_json::Error> {
 }
 
 #[derive(Deserialize)]
+struct Values {
+    values: Vec<Value>,
+    truncated: bool,
+}
+
+#[derive(Deserialize)]
+struct Value {
+    #[serde(rename = "value")]
+    text: String,
+    count: u64,
+    unique_users: u64,
+}
+
+fn values(text: &str) -> Result<Table, serde_json::Error> {
+    let Values { values, truncated } = serde_json::from_str(text)?;
+    let mut table = Table::new(&["value", "count", "unique_users"]).with_bars(1);
+    for it in values {
+        table.row([it.text, it.count.to_string(), it.unique_users.to_string()]);
+    }
+    Ok(if truncated {
+        table.with_note("There are other values: see --limit")
+    } else {
+        table
+    })
+}
+
+#[derive(Deserialize)]
 struct Buckets {
     buckets: Vec<Bucket>,
 }
@@ -315,6 +376,5 @@ fn buckets(text: &str) -> Result<Table, serde_json::Error> {
     Ok(table.with_wide(Wide {
         header: ["start", "count", "unique_users"].map(str::to_owned).into(),
         rows,
-        note: None,
     }))
 }

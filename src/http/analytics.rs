@@ -12,6 +12,7 @@ mod query;
 pub(super) mod retention;
 pub(super) mod stream;
 pub(super) mod top;
+pub(super) mod values;
 
 use rocket::fairing::AdHoc;
 use rocket::routes;
@@ -31,6 +32,7 @@ pub(super) fn stage() -> AdHoc {
                 active_users::mau,
                 top::top_events,
                 retention::retention,
+                values::values,
                 stream::stream,
             ],
         )

@@ -358,14 +358,20 @@ impl From<IngestError> for Problem {
 impl From<AnalyticsError> for Problem {
     fn from(error: AnalyticsError) -> Self {
         match error {
-            AnalyticsError::TooBroad { limit } => Self::new(
+            AnalyticsError::TooBroad { limit, of } => Self::new(
                 Code::TooBroad,
                 format!(
-                    "To answer this, more than {limit} events would have to be read one by one. \
-                     Ask for a shorter time (from, to), for one tenant_id, or leave out segments by \
-                     a property."
+                    "More than {limit} {of} would have to be read one by one for this answer. \
+                     Ask for a shorter time (from, to), for one tenant_id, or without segments by a \
+                     property."
                 ),
             ),
+            AnalyticsError::Store(StoreError::Busy) => Self::new(
+                Code::Unavailable,
+                "Too many questions wait for the events to be read. Ask again in a moment, or \
+                 without segments by a property.",
+            )
+            .retry_after(Duration::from_secs(1)),
             AnalyticsError::Range => Self::new(
                 Code::InvalidValue,
                 "The days of this question go beyond the calendar, which ends with the year 9999. \

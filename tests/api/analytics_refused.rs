@@ -34,6 +34,14 @@ async fn every_bad_parameter_is_named() {
         ("tz=../etc/passwd", "tz"),
         ("segment=", "segment"),
         ("segment=event_type:", "segment"),
+        ("segment=purchase", "segment"),
+        ("segment=properties.=1", "segment"),
+        ("segment=properties.country", "segment"),
+        (&format!("segment=event_type:{long}"), "segment"),
+        (
+            &format!("segment=properties.a={}", "v".repeat(1012)),
+            "segment",
+        ),
         (&eleven, "segment"),
         ("tenant_id=a&tenant_id=b", "tenant_id"),
         ("tennant_id=a", "tennant_id"),
@@ -90,6 +98,11 @@ async fn every_bad_parameter_is_named() {
         ("/stats/retention?window_type=monthly", "window_type"),
         ("/stats/retention?start_date=x", "start_date"),
         ("/stats/retention?from=2024-03-01", "from"),
+        ("/stats/segments/values", "path"),
+        ("/stats/segments/values?path=", "path"),
+        ("/stats/segments/values?path=country", "path"),
+        ("/stats/segments/values?path=event_type&limit=1001", "limit"),
+        ("/stats/segments/values?path=event_type&limit=0", "limit"),
         ("/stats/stream?tenant_id=x", "tenant_id"),
     ] {
         let problem = server.get(target).await;
@@ -152,6 +165,8 @@ async fn the_bounds_themselves_are_allowed() {
         "/stats/retention?windows=90&window_type=weekly",
         "/stats/dau?from=2014-11-14&to=2024-11-20",
         &format!("/stats/dau?{ten}"),
+        &format!("/stats/dau?segment=properties.a={}", "v".repeat(1011)),
+        "/stats/segments/values?path=event_type&limit=1000",
         "/metrics?to=9999-12-31",
         "/metrics?from=0000-01-01",
     ] {

@@ -9,6 +9,7 @@
 
 mod analytics;
 mod analytics_refused;
+mod analytics_segments;
 mod analytics_stream;
 mod common;
 mod dead_letters;

@@ -47,20 +47,23 @@ pub(super) fn table(text: &str) -> Result<Table, serde_json::Error> {
             ]);
         }
     }
-    Ok(table.with_wide(triangle(&cohorts)))
+    let (triangle, goes_on) = triangle(&cohorts);
+    let table = table.with_wide(triangle);
+    Ok(if goes_on {
+        table.with_note("* this window has not ended")
+    } else {
+        table
+    })
 }
 
-fn triangle(cohorts: &[Cohort]) -> Wide {
+/// The rows, and whether a window of them has not ended.
+fn triangle(cohorts: &[Cohort]) -> (Wide, bool) {
     let windows = cohorts.iter().map(|it| it.retained.len()).max();
     let mut header = vec!["cohort".to_owned(), "size".to_owned()];
     header.extend((0..windows.unwrap_or(0)).map(|window| window.to_string()));
     let rows: Vec<Vec<String>> = cohorts.iter().map(Cohort::row).collect();
-    let open = rows.iter().flatten().any(|text| text.ends_with('*'));
-    Wide {
-        header,
-        rows,
-        note: open.then_some("* this window has not ended"),
-    }
+    let goes_on = rows.iter().flatten().any(|text| text.ends_with('*'));
+    (Wide { header, rows }, goes_on)
 }
 
 impl Cohort {

@@ -20,14 +20,14 @@ pub(super) struct Table {
     /// Rows in which people read the same, if they differ; these may be cut at the width of a
     /// terminal.
     wide: Option<Wide>,
+    /// What is said below it.
+    note: Option<&'static str>,
 }
 
 /// What people read instead of the rows.
 pub(super) struct Wide {
     pub(super) header: Vec<String>,
     pub(super) rows: Vec<Vec<String>>,
-    /// What is said below them.
-    pub(super) note: Option<&'static str>,
 }
 
 impl Table {
@@ -38,7 +38,14 @@ impl Table {
             rows: Vec::new(),
             bars: None,
             wide: None,
+            note: None,
         }
+    }
+
+    /// Says this below it.
+    pub(super) fn with_note(mut self, note: &'static str) -> Self {
+        self.note = Some(note);
+        self
     }
 
     /// Draws the numbers of this column.
@@ -117,13 +124,17 @@ impl Table {
 
     /// What is to be said beside it: that columns were cut, or what its marks mean.
     pub(super) fn note(&self, width: Option<usize>) -> Option<String> {
-        let wide = self.wide.as_ref()?;
-        let cut = wide.header.len() - self.columns(width);
+        let all = self.wide.as_ref().map_or(&self.header, |wide| &wide.header);
+        let cut = all.len() - self.columns(width);
         let cut = (cut > 0).then(|| {
             format!("{cut} more columns do not fit: widen the terminal, or use --csv or --json")
         });
-        let said = wide.note.map(str::to_owned).into_iter().chain(cut);
-        let said: Vec<String> = said.collect();
+        let said: Vec<String> = self
+            .note
+            .map(str::to_owned)
+            .into_iter()
+            .chain(cut)
+            .collect();
         (!said.is_empty()).then(|| said.join("\n"))
     }
 
@@ -235,7 +246,6 @@ buy, \"now\"    800      7  ████
         let table = Table::new(&["a"]).with_wide(Wide {
             header: row(["cohort", "size", "0", "1"]),
             rows: vec![row(["x", "2", "100%", "50%"])],
-            note: None,
         });
         let whole = "cohort  size     0    1\nx          2  100%  50%\n";
         assert_eq!(table.text(None), whole);

@@ -38,7 +38,10 @@ impl Fresh {
         // the next question is then answered once too often, not once too seldom.
         let version = state.analytics.version();
         let as_of = state.analytics.now();
-        let mut tag = format!("{:x}-{:x}", state.run, version.last.0);
+        let mut tag = format!(
+            "{:x}-{:x}-{:x}",
+            state.run, version.last.0, version.erasures
+        );
         if let Some(zone) = zone {
             let now = zone.local(as_of);
             // The offset, too: where clocks go back over midnight, a date comes twice.

@@ -15,6 +15,9 @@ use crate::model::time::Timestamp;
 /// The most segments of a question.
 const MAX_SEGMENTS: usize = 10;
 
+/// The longest segment, in bytes.
+const MAX_SEGMENT: usize = 1_024;
+
 /// Which events, and in which zone.
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -30,7 +33,8 @@ pub(in crate::http) struct Scoped {
     #[param(max_length = 256)]
     event_type: Option<String>,
     /// Only events of this segment: `event_type:purchase`, or `properties.country=UA` for those
-    /// whose payload has this value at this path. May be given up to 10 times: all must match.
+    /// whose payload has this value at this path (more dots lead deeper). May be given up to 10
+    /// times: all must match.
     #[param(max_items = 10, example = json!(["event_type:purchase"]))]
     segment: Option<Vec<String>>,
     /// The IANA time zone whose days and hours are meant.
@@ -116,9 +120,21 @@ pub(super) fn scoped(reader: &mut Reader<'_>) -> (Scope, Zone) {
 }
 
 fn segment(text: &str) -> Result<Segment, String> {
-    match text.strip_prefix("event_type:") {
-        Some(name) => legal_name(name).map(Segment::EventType),
-        None => Err("must be such as event_type:purchase".to_owned()),
+    match Segment::parse(bounded(text)?)? {
+        Segment::EventType(name) => legal_name(&name).map(Segment::EventType),
+        property @ Segment::Property { .. } => Ok(property),
+    }
+}
+
+/// A text that is not too long for a segment.
+pub(super) fn bounded(text: &str) -> Result<&str, String> {
+    if text.len() <= MAX_SEGMENT {
+        Ok(text)
+    } else {
+        let length = text.len();
+        Err(format!(
+            "has {length} bytes and must have at most {MAX_SEGMENT}"
+        ))
     }
 }
 
