@@ -3,7 +3,8 @@
 //! A question is put to the rollups. Where those don't know enough (a segment by a property, a
 //! boundary within a minute, a zone with seconds in its offset, a bound of theirs that was passed),
 //! it is put to rollups that are made for it alone, from the events it is about: the same code
-//! answers. That reads events, so there is a limit.
+//! answers. That reads events, so there is a limit. Erased events are gone from what is read, while
+//! the rollups go on counting them.
 
 mod from_events;
 mod number;

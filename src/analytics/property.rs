@@ -65,8 +65,8 @@ impl Matcher {
             || matches!(value.as_str(), "true" | "false" | "null")
         {
             // The value has other spellings, but the key has not.
-            let keys = path.iter().filter(|key| index(key).is_none());
-            keys.last()
+            let mut keys = path.iter().filter(|key| index(key).is_none());
+            keys.next_back()
                 .map(|key| format!("\"{key}\""))
                 .unwrap_or_default()
         } else {

@@ -106,11 +106,11 @@ fn refusal(forms: &str, text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn property(path: &[&str], value: &str) -> Result<Segment, String> {
-        Ok(Segment::Property {
+    fn property(path: &[&str], value: &str) -> Segment {
+        Segment::Property {
             path: path.iter().map(ToString::to_string).collect(),
             value: value.to_owned(),
-        })
+        }
     }
 
     #[test]
@@ -120,13 +120,13 @@ mod tests {
         assert_eq!(Segment::parse("event_type=purchase"), purchase);
         let odd = Ok(Segment::EventType("a=b:c".to_owned()));
         assert_eq!(Segment::parse("event_type:a=b:c"), odd);
-        let country = property(&["country"], "UA");
+        let country = Ok(property(&["country"], "UA"));
         assert_eq!(Segment::parse("properties.country=UA"), country);
         assert_eq!(Segment::parse("payload.country=UA"), country);
-        let deep = property(&["cart", "0", "a:b"], "x=1.5");
+        let deep = Ok(property(&["cart", "0", "a:b"], "x=1.5"));
         assert_eq!(Segment::parse("properties.cart.0.a:b=x=1.5"), deep);
-        assert_eq!(Segment::parse("properties.a="), property(&["a"], ""));
-        let key = property(&["properties"], "1");
+        assert_eq!(Segment::parse("properties.a="), Ok(property(&["a"], "")));
+        let key = Ok(property(&["properties"], "1"));
         assert_eq!(Segment::parse("properties.properties=1"), key);
     }
 

@@ -59,7 +59,7 @@ async fn the_time_for_an_event() {
             let begun = clock.now().mono;
             let answer = analytics.buckets(scope, range, BucketSize::Day, TimeZone::UTC);
             counted = answer.await.unwrap().iter().map(|it| it.count).sum();
-            took.push(clock.now().mono - begun);
+            took.push(clock.now().mono.saturating_sub(begun));
         }
         took.sort_unstable();
         let of = 5 * counted;

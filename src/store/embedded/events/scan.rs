@@ -144,7 +144,9 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
             let _ = thread::Builder::new()
                 .name("scan".to_owned())
                 .spawn_scoped(scope, move || {
-                    receiver.iter().for_each(|raw| self.show(&raw))
+                    for raw in receiver {
+                        self.show(&raw);
+                    }
                 });
             for row in rows {
                 if self.is_over() {

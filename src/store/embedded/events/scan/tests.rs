@@ -276,22 +276,21 @@ async fn a_scan_ends_when_the_store_closes() {
 async fn the_scans_that_wait_have_a_bound() {
     let dir = tempfile::tempdir().unwrap();
     let store = store_of(&dir, 1).await;
-    let mut held = Vec::new();
-    let mut scans = Vec::new();
+    let (mut all_held, mut scans) = (Vec::new(), Vec::new());
     for _ in 0..ADMITTED {
-        let (hold, each) = Held::new();
+        let (held, each) = Held::new();
         let mut scan = Box::pin(store.scan(EVERYTHING, each));
         // Its place is taken when it is first polled.
         assert!(poll_once(scan.as_mut()).await.is_none());
         scans.push(scan);
-        held.push(hold);
+        all_held.push(held);
     }
     let refused = store.scan(EVERYTHING, |_| ControlFlow::Continue(())).await;
     assert_eq!(refused, Err(StoreError::Busy));
     // A page does not wait for scans.
     let page = store.event("tenant-0", "", "nobody's");
     assert_eq!(page.await, Ok(None));
-    drop(held);
+    drop(all_held);
     for scan in scans {
         assert_eq!(scan.await, Ok(Scan::Whole));
     }
