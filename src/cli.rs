@@ -13,6 +13,7 @@ mod import;
 mod output;
 mod publish;
 mod serve;
+mod stats;
 mod status;
 mod submit;
 
@@ -48,6 +49,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Send made-up events, some of them twice, and check what the server counts
     Publish(publish::PublishArgs),
+    /// Ask about events: active users, top types, retention, counts by time
+    Stats(Box<stats::StatsArgs>),
     /// List, show, send again or discard events that were refused
     DeadLetters(dead_letters::DeadLettersArgs),
 }
@@ -115,6 +118,7 @@ pub fn run() -> ExitCode {
         Some(Command::Import(args)) => blocking(import::run(args)),
         Some(Command::Export(args)) => blocking(export::run(args)),
         Some(Command::Publish(args)) => blocking(publish::run(args)),
+        Some(Command::Stats(args)) => blocking(stats::run(*args)),
         Some(Command::DeadLetters(args)) => blocking(dead_letters::run(args)),
     };
     match done {

@@ -3,6 +3,7 @@
 //! One file a resource, each with its own `stage()`; `error` is the only place that makes an
 //! answer with a status of 400 or more.
 
+mod analytics;
 mod body;
 mod call;
 mod dashboard;
@@ -31,6 +32,7 @@ use rocket::{Build, Rocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::error::{Code, Problem};
+use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::jobs::Jobs;
@@ -43,6 +45,8 @@ pub struct HttpState {
     pub jobs: Jobs,
     /// All events.
     pub events: Events,
+    /// Questions about them.
+    pub analytics: Analytics,
     /// Counts requests, and is what `/metrics` shows.
     pub metrics: Metrics,
     /// The time for deadlines and waits.
@@ -53,6 +57,8 @@ pub struct HttpState {
     bodies: Arc<body::Budget>,
     /// One permit for each long poll and each event stream.
     waiters: Arc<Semaphore>,
+    /// A number of this run of the process.
+    run: u64,
 }
 
 /// The bounds of the edge.
@@ -67,6 +73,8 @@ pub struct HttpLimits {
     pub body_deadline: Duration,
     /// The most long polls and event streams at once.
     pub max_waiters: usize,
+    /// The most buckets of an answer.
+    pub max_buckets: usize,
     /// How often an event stream without news sends a comment.
     pub heartbeat: Duration,
 }
@@ -80,6 +88,7 @@ impl HttpLimits {
             max_bodies: 256 * 1024 * 1024,
             body_deadline: Duration::from_secs(30),
             max_waiters: 10_000,
+            max_buckets: 100_000,
             heartbeat: Duration::from_secs(5),
         }
     }
@@ -97,12 +106,14 @@ impl HttpState {
     pub fn with_limits(jobs: Jobs, metrics: Metrics, clock: Clock, limits: HttpLimits) -> Self {
         Self {
             events: jobs.events().clone(),
+            analytics: jobs.analytics(),
             jobs,
             metrics,
             clock,
             limits,
             bodies: Arc::new(body::Budget::new(limits.max_bodies)),
             waiters: Arc::new(Semaphore::new(limits.max_waiters)),
+            run: fastrand::u64(..),
         }
     }
 
@@ -157,6 +168,7 @@ fn stage() -> AdHoc {
             .attach(events::stage())
             .attach(dead_letters::stage())
             .attach(stats::stage())
+            .attach(analytics::stage())
             .attach(metrics::stage())
             .attach(openapi::stage())
             .attach(docs::stage())

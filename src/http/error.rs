@@ -13,6 +13,7 @@ use rocket::{Request, Response};
 use serde::Serialize;
 
 use super::request_id::{HEADER, RequestId};
+use crate::analytics::AnalyticsError;
 use crate::events::IngestError;
 use crate::events::parse::Refusal;
 use crate::jobs::SubmitError;
@@ -31,6 +32,7 @@ pub(super) enum Code {
     ContradictoryParameters,
     BodyTooLarge,
     TooManyItems,
+    TooBroad,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -45,13 +47,14 @@ pub(super) enum Code {
 
 impl Code {
     /// All of them, for the OpenAPI document.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidValue,
         Self::ContradictoryParameters,
         Self::BodyTooLarge,
         Self::TooManyItems,
+        Self::TooBroad,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -77,6 +80,7 @@ impl Code {
             ),
             Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
             Self::TooManyItems => (422, "too_many_items", "Too many items"),
+            Self::TooBroad => (422, "too_broad", "The question is too broad"),
             Self::NotFound => (404, "not_found", "Not found"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed"),
             Self::RequestTimeout => (408, "request_timeout", "The body came too slowly"),
@@ -143,6 +147,12 @@ impl Problem {
         self
     }
 
+    /// What is wrong with which value.
+    #[cfg(test)]
+    pub(super) fn offences(&self) -> &Offences {
+        &self.0.offences
+    }
+
     /// When it is worth trying again; sent as whole seconds, rounded up.
     pub(super) fn retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
@@ -193,15 +203,20 @@ impl Problem {
 
     /// One bad query parameter: 422.
     pub(super) fn parameter(name: &'static str, detail: impl Into<String>) -> Self {
-        let offence = Offence::in_parameter(name, detail.into());
-        Self::new(
-            Code::InvalidValue,
-            format!(
-                "The parameter {name} is not valid: it {}.",
-                offence.detail()
+        Self::parameters(Offence::in_parameter(name, detail.into()).into())
+    }
+
+    /// Bad query parameters: 422.
+    pub(super) fn parameters(offences: Offences) -> Self {
+        let detail = match offences.listed() {
+            [only] => format!(
+                "The parameter {} is not valid: it {}.",
+                only.parameter().unwrap_or_default(),
+                only.detail()
             ),
-        )
-        .with_offences(offence.into())
+            _ => return Self::invalid(offences),
+        };
+        Self::new(Code::InvalidValue, detail).with_offences(offences)
     }
 
     /// One bad header: 422.
@@ -336,6 +351,33 @@ impl From<IngestError> for Problem {
             .retry_after(Duration::from_secs(1))
             .quota("waiting-events", IngestError::MAX_WAITING as u64),
             IngestError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AnalyticsError> for Problem {
+    fn from(error: AnalyticsError) -> Self {
+        match error {
+            AnalyticsError::TooBroad { limit, of } => Self::new(
+                Code::TooBroad,
+                format!(
+                    "More than {limit} {of} would have to be read one by one for this answer. \
+                     Ask for a shorter time (from, to), for one tenant_id, or without segments by a \
+                     property."
+                ),
+            ),
+            AnalyticsError::Store(StoreError::Busy) => Self::new(
+                Code::Unavailable,
+                "Too many questions wait for the events to be read. Ask again in a moment, or \
+                 without segments by a property.",
+            )
+            .retry_after(Duration::from_secs(1)),
+            AnalyticsError::Range => Self::new(
+                Code::InvalidValue,
+                "The days of this question go beyond the calendar, which ends with the year 9999. \
+                 Ask for earlier ones.",
+            ),
+            AnalyticsError::Store(error) => error.into(),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::model::event::EventFilter;
 pub(super) use answer::{One, Taken, single};
 pub(super) use page::{Event, Page, Paging, read as read_page};
 use query::name;
-pub(super) use query::number;
+pub(super) use query::{instant, legal_name, number, whole};
 
 /// How a body may be written, by its media type.
 pub(super) const FORMATS: [(&str, Format); 4] = [

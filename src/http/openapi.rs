@@ -17,7 +17,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::error::{Code, MEDIA_TYPE, Offence};
 use super::{
-    dashboard, dead_letters, docs, events, health, ingest, metrics, queues, results, stats, status,
+    analytics, dashboard, dead_letters, docs, events, health, ingest, metrics, queues, results,
+    stats, status,
 };
 
 /// Mounts the resource.
@@ -40,12 +41,16 @@ pub(super) fn stage() -> AdHoc {
         events::page::event, events::stream::stream, events::erase, stats::stats, dead_letters::letters, dead_letters::letter,
         dead_letters::retry, dead_letters::discard,
         health::index, health::health, health::liveness, health::ready, metrics::metrics,
+        analytics::active_users::dau, analytics::active_users::wau, analytics::active_users::mau,
+        analytics::top::top_events, analytics::retention::retention, analytics::values::values,
+        analytics::stream::stream,
         openapi, docs::docs, docs::script, docs::licence, dashboard::dashboard,
     ),
     components(schemas(ProblemDocument, status::Status<'static>, status::Moved<'static>)),
     tags(
         (name = "jobs", description = "Submit ids, and see what becomes of them."),
         (name = "events", description = "Push events, each accepted once, and read them back."),
+        (name = "analytics", description = "Ask about events: exact, with late ones, in any time zone."),
         (name = "service", description = "Whether it works, and how it does."),
     ),
     modifiers(&Common),

@@ -1,5 +1,6 @@
 //! What is wrong with which value of a request.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -23,7 +24,8 @@ pub struct Offence {
     code: &'static str,
     /// The query parameter it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameter: Option<&'static str>,
+    #[schema(value_type = Option<String>)]
+    parameter: Option<Cow<'static, str>>,
     /// The header it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<&'static str>,
@@ -37,7 +39,19 @@ impl Offence {
             pointer: String::new(),
             detail,
             code: "invalid_parameter",
-            parameter: Some(name),
+            parameter: Some(Cow::Borrowed(name)),
+            header: None,
+        }
+    }
+
+    /// A query parameter that is not known; a long name is cut.
+    #[must_use]
+    pub fn unknown_parameter(name: &str, detail: String) -> Self {
+        Self {
+            pointer: String::new(),
+            detail,
+            code: "unknown_parameter",
+            parameter: Some(Cow::Owned(cut(name).to_owned())),
             header: None,
         }
     }
@@ -58,6 +72,12 @@ impl Offence {
     #[must_use]
     pub fn pointer(&self) -> &str {
         &self.pointer
+    }
+
+    /// The query parameter it is in.
+    #[must_use]
+    pub fn parameter(&self) -> Option<&str> {
+        self.parameter.as_deref()
     }
 
     /// What is wrong, in words.

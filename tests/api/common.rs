@@ -49,9 +49,21 @@ impl Server {
         Self::with(HttpLimits::new(MAX_BODY), Some(processor)).await
     }
 
+    /// At most `events` are read for an answer about them.
+    pub(crate) async fn reading_at_most(events: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = state(dir.path(), HttpLimits::new(MAX_BODY), None).await;
+        state.analytics = state.analytics.reading_at_most(events);
+        Self::serve(dir, state).await
+    }
+
     async fn with(limits: HttpLimits, upstream: Option<ProcessorSettings>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = state(dir.path(), limits, upstream).await;
+        Self::serve(dir, state).await
+    }
+
+    async fn serve(dir: TempDir, state: HttpState) -> Self {
         let figment = rocket::Config::figment()
             .merge(("address", "127.0.0.1"))
             .merge(("port", 0))

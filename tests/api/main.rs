@@ -7,6 +7,10 @@
     clippy::disallowed_methods
 )]
 
+mod analytics;
+mod analytics_refused;
+mod analytics_segments;
+mod analytics_stream;
 mod common;
 mod dead_letters;
 mod errors;

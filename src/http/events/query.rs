@@ -58,12 +58,17 @@ pub(super) fn name(
     parameter: &'static str,
     given: Option<&str>,
 ) -> Result<Option<String>, Problem> {
-    match given {
-        Some(text) if !(1..=MAX_NAME).contains(&text.len()) => Err(Problem::parameter(
-            parameter,
-            format!("has {} bytes and must have 1 to {MAX_NAME}", text.len()),
-        )),
-        other => Ok(other.map(str::to_owned)),
+    let read = given.map(legal_name).transpose();
+    read.map_err(|detail| Problem::parameter(parameter, detail))
+}
+
+/// A name of 1 to 256 bytes, or what is wrong with it.
+pub(in crate::http) fn legal_name(text: &str) -> Result<String, String> {
+    if (1..=MAX_NAME).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        let length = text.len();
+        Err(format!("has {length} bytes and must have 1 to {MAX_NAME}"))
     }
 }
 
@@ -82,19 +87,22 @@ pub(in crate::http) fn number(
     given: Option<&str>,
     range: std::ops::RangeInclusive<u64>,
 ) -> Result<Option<u64>, Problem> {
-    let Some(text) = given else {
-        return Ok(None);
-    };
+    let read = given.map(|text| whole(text, range)).transpose();
+    read.map_err(|detail| Problem::parameter(parameter, detail))
+}
+
+/// A whole number within a range, digits only; or what is wrong with it.
+pub(in crate::http) fn whole(
+    text: &str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<u64, String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
-        Ok(number) if digits && range.contains(&number) => Ok(Some(number)),
-        _ => Err(Problem::parameter(
-            parameter,
-            format!(
-                "must be a whole number from {} to {}",
-                range.start(),
-                range.end()
-            ),
+        Ok(number) if digits && range.contains(&number) => Ok(number),
+        _ => Err(format!(
+            "must be a whole number from {} to {}",
+            range.start(),
+            range.end()
         )),
     }
 }
@@ -105,21 +113,25 @@ fn moment(parameter: &'static str, given: Option<&str>) -> Result<Option<EventTi
         return Ok(None);
     };
     let day = || time::parse(&format!("{text}T00:00:00Z"));
-    // In a query, a plus that is not written %2B stands for a space.
-    let zoned = || {
-        let (before, zone) = text.rsplit_once(' ')?;
-        before
-            .contains(['T', 't'])
-            .then(|| time::parse(&format!("{before}+{zone}")))?
-    };
-    let found = time::parse(text).or_else(zoned).or_else(day);
-    match found {
+    match instant(text).or_else(day) {
         Some(time) => Ok(Some(time)),
         None => Err(Problem::parameter(
             parameter,
             "must be an RFC 3339 time, such as 2026-11-21T04:11:21Z, or a day, such as 2026-11-21",
         )),
     }
+}
+
+/// A time. In a query, a plus that is not written `%2B` stands for a space, so here one may stand
+/// for a plus.
+pub(in crate::http) fn instant(text: &str) -> Option<EventTime> {
+    let zoned = || {
+        let (before, zone) = text.rsplit_once(' ')?;
+        before
+            .contains(['T', 't'])
+            .then(|| time::parse(&format!("{before}+{zone}")))?
+    };
+    time::parse(text).or_else(zoned)
 }
 
 #[cfg(test)]

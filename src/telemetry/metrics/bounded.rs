@@ -38,6 +38,17 @@ impl<T> Bounded<T> {
         self.insert(name, make)
     }
 
+    /// All names with what `read` makes of their handles, by name.
+    pub(super) fn all<R>(&self, read: impl Fn(&T) -> R) -> Vec<(Arc<str>, R)> {
+        let entries = self.entries.read();
+        let mut all: Vec<(Arc<str>, R)> = entries
+            .iter()
+            .map(|(name, handle)| (Arc::clone(name), read(handle)))
+            .collect();
+        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
     #[cold]
     fn insert(&self, name: &str, create: impl FnOnce(&Arc<str>) -> T) -> Arc<T> {
         let mut entries = self.entries.write();

@@ -136,6 +136,12 @@ impl Metrics {
         handle.ingested.inc_by(ingested);
     }
 
+    /// How many events of each type were kept since the process started, by type.
+    #[must_use]
+    pub fn ingested_by_type(&self) -> Vec<(Arc<str>, u64)> {
+        self.0.events.types.all(|handle| handle.ingested.get())
+    }
+
     /// So many events were duplicates, and so many of these said something else.
     pub fn events_duplicate(&self, duplicates: u64, conflicting: u64) {
         self.0.events.duplicate.inc_by(duplicates);
