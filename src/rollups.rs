@@ -31,10 +31,10 @@ mod cell;
 mod checkpoint;
 mod days;
 mod facts;
+mod fold;
 mod names;
 mod query;
 mod retention;
-mod fold;
 mod top;
 mod users;
 
@@ -46,9 +46,9 @@ pub use self::buckets::Bucket;
 pub use self::calendar::{BucketSize, Span};
 pub use self::checkpoint::Damaged;
 pub use self::facts::{Facts, UserKey};
+pub use self::fold::{Bounds, Rollups};
 pub use self::query::Filter;
 pub use self::retention::{Cohort, WindowType};
-pub use self::fold::{Bounds, Rollups};
 pub use self::top::TopType;
 
 /// Why the rollups have no answer. The events have one.

@@ -8,8 +8,8 @@ use roaring::RoaringBitmap;
 
 use super::Unanswered;
 use super::calendar::{Span, day_start, plus_days};
-use super::query::{Filter, Wanted, whole_days};
 use super::fold::Rollups;
+use super::query::{Filter, Wanted, whole_days};
 
 /// The users of a date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

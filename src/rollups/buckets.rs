@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 
 use super::Unanswered;
 use super::calendar::{BucketSize, Span, bucket, time_of};
-use super::query::{Filter, Wanted};
 use super::fold::Rollups;
+use super::query::{Filter, Wanted};
 use super::users::Dense;
 use crate::model::time::Timestamp;
 

@@ -3,8 +3,8 @@
 use super::Bound;
 use super::cell::{Cell, Entry, Extra};
 use super::days::Sets;
-use super::names::Interner;
 use super::fold::{Bounds, Rollups, Tenant};
+use super::names::Interner;
 use crate::model::event::Sequence;
 use roaring::RoaringBitmap;
 

@@ -96,31 +96,39 @@ impl Rollups {
         self.covers
     }
 
-    /// Takes the facts of the events that lead to arrival `last`, in any order. Facts up to
-    /// [`Self::covers`] are known and left out: `last` must be the last of one commit.
-    pub fn fold<'a>(&mut self, facts: impl IntoIterator<Item = &'a Facts>, last: Sequence) {
-        if last <= self.covers {
-            return;
+    /// Takes the facts of exactly the events after [`Self::covers`] up to `last`. Facts up to
+    /// what is covered are known, and left out.
+    pub fn fold(&mut self, facts: &Facts, last: Sequence) {
+        if last > self.covers {
+            self.add(facts);
+            self.covered(last);
         }
-        self.covers = last;
-        for facts in facts {
-            let tenants = self.tenants_of(&facts.names);
-            let known: Vec<Option<u16>> = tenants
-                .iter()
-                .zip(&facts.names)
-                .map(|(tenant, names)| self.pair(*tenant, names))
-                .collect();
-            let hour = |fact: &Fact| (fact.tenant, fact.minute.div_euclid(60));
-            for run in facts.facts.chunk_by(|a, b| hour(a) == hour(b)) {
-                let Some(first) = run.first() else { continue };
-                let tenant = tenants.get(first.names as usize).copied().flatten();
-                if let Some(tenant) = tenant
-                    && let Err(bound) = self.fold_hour(tenant, hour(first).1, run, &known)
-                {
-                    self.spill(tenant, bound);
-                }
+    }
+
+    /// Takes the facts of any events that are not known, in any order. Once all up to an arrival
+    /// are added, say so with [`Self::covered`]; until then answers and checkpoints are of no use.
+    pub fn add(&mut self, facts: &Facts) {
+        let tenants = self.tenants_of(&facts.names);
+        let known: Vec<Option<u16>> = tenants
+            .iter()
+            .zip(&facts.names)
+            .map(|(tenant, names)| self.pair(*tenant, names))
+            .collect();
+        let hour = |fact: &Fact| (fact.tenant, fact.minute.div_euclid(60));
+        for run in facts.facts.chunk_by(|a, b| hour(a) == hour(b)) {
+            let Some(first) = run.first() else { continue };
+            let tenant = tenants.get(first.names as usize).copied().flatten();
+            if let Some(tenant) = tenant
+                && let Err(bound) = self.fold_hour(tenant, hour(first).1, run, &known)
+            {
+                self.spill(tenant, bound);
             }
         }
+    }
+
+    /// Says that all events up to `last` were added.
+    pub fn covered(&mut self, last: Sequence) {
+        self.covers = self.covers.max(last);
     }
 
     /// Takes the facts of a tenant in an hour.

@@ -9,8 +9,8 @@ use roaring::RoaringBitmap;
 
 use super::Unanswered;
 use super::calendar::{Span, day_start, plus_days};
-use super::query::Filter;
 use super::fold::Rollups;
+use super::query::Filter;
 use crate::model::time::Timestamp;
 
 /// How long a window is.

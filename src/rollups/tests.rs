@@ -43,7 +43,7 @@ fn zone(name: &str) -> TimeZone {
 /// Folds `events` as one commit.
 fn fold(rollups: &mut Rollups, events: &[Event<'_>]) {
     let last = Sequence(rollups.covers().0 + events.len() as u64);
-    rollups.fold([&Facts::of(KEY, events)], last);
+    rollups.fold(&Facts::of(KEY, events), last);
 }
 
 fn rollups_of(events: &[Event<'_>]) -> Rollups {

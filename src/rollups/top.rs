@@ -6,8 +6,8 @@ use hashbrown::HashMap;
 
 use super::Unanswered;
 use super::calendar::Span;
-use super::query::{Filter, Wanted};
 use super::fold::Rollups;
+use super::query::{Filter, Wanted};
 
 /// An event type.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -88,9 +88,24 @@ fn days() {
 fn what_was_folded_is_left_out() {
     let events = [event("a", "", "x", "u", T)];
     let mut rollups = rollups_of(&events);
-    rollups.fold([&Facts::of(KEY, &events)], Sequence(1));
+    rollups.fold(&Facts::of(KEY, &events), Sequence(1));
     assert_eq!(total(&rollups, &Filter::default()), Ok(1));
     assert_eq!(rollups.covers(), Sequence(1));
+}
+
+#[test]
+fn what_is_added_is_covered_when_it_is_said() {
+    let [first, second] = ["u", "v"].map(|user| [event("a", "", "x", user, T)]);
+    let mut rollups = Rollups::new(Bounds::default());
+    for events in [&second, &first] {
+        rollups.add(&Facts::of(KEY, events));
+        assert_eq!(rollups.covers(), Sequence(0));
+    }
+    rollups.covered(Sequence(2));
+    rollups.covered(Sequence(1));
+    assert_eq!(rollups.covers(), Sequence(2), "it never goes back");
+    rollups.fold(&Facts::of(KEY, &second), Sequence(2));
+    assert_eq!(total(&rollups, &Filter::default()), Ok(2));
 }
 
 #[test]

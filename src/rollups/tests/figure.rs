@@ -76,7 +76,7 @@ fn filled(clock: &Clock, shuffled: bool) -> Rollups {
         let (took, facts) = timed(clock, || Facts::of(KEY, &events));
         made += took;
         let last = Sequence((from + 5_000) as u64);
-        let (took, ()) = timed(clock, || rollups.fold([&facts], last));
+        let (took, ()) = timed(clock, || rollups.fold(&facts, last));
         folded += took;
         worst = worst.max(took);
     }
