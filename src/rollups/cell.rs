@@ -4,6 +4,7 @@
 //! tail of new ones that is merged in once it is a sixteenth of them. What those don't say, events
 //! without a user and repetitions, is counted beside them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A (source, type), a minute of the hour and a user in one number that sorts as they do.
@@ -65,9 +66,22 @@ impl Cell {
             return;
         };
         self.tail.push(Entry::new(pair, minute, user));
+    }
+
+    /// After some were pushed: merges the tail if it is long.
+    pub(super) fn pushed(&mut self) {
         if self.tail.len() >= TAIL.max(self.users.len() / 16) {
             self.settle();
         }
+    }
+
+    /// The same without a tail.
+    pub(super) fn settled(&self) -> Cow<'_, Self> {
+        let mut settled = Cow::Borrowed(self);
+        if !self.tail.is_empty() {
+            settled.to_mut().settle();
+        }
+        settled
     }
 
     pub(super) fn extra(&mut self, pair: u16, minute: u8, count: u64) {
@@ -92,7 +106,7 @@ impl Cell {
     }
 
     /// Merges the tail.
-    pub(super) fn settle(&mut self) {
+    fn settle(&mut self) {
         if self.tail.is_empty() {
             return;
         }
@@ -133,7 +147,7 @@ impl Cell {
     }
 
     /// The runs of sorted entries: pair, minutes, users.
-    fn columns(&self) -> impl Iterator<Item = (u16, &[u8], &[u32])> {
+    pub(super) fn columns(&self) -> impl Iterator<Item = (u16, &[u8], &[u32])> {
         let mut start = 0;
         self.runs.iter().map(move |run| {
             let range = start..run.end as usize;
@@ -144,15 +158,11 @@ impl Cell {
     }
 
     /// The sorted entries.
-    pub(super) fn sorted(&self) -> impl Iterator<Item = Entry> {
+    fn sorted(&self) -> impl Iterator<Item = Entry> {
         self.columns().flat_map(|(pair, minutes, users)| {
             let both = minutes.iter().zip(users);
             both.map(move |(minute, user)| Entry::new(pair, *minute, *user))
         })
-    }
-
-    pub(super) fn sorted_len(&self) -> usize {
-        self.users.len()
     }
 
     pub(super) fn extras(&self) -> &[Extra] {
@@ -192,6 +202,19 @@ impl Cell {
             if minutes.contains(&entry.minute()) && wanted(entry.pair()) {
                 f(entry.minute(), entry.user());
             }
+        }
+    }
+
+    /// Calls `f` with pair and number of events; some pairs come several times.
+    pub(super) fn totals(&self, mut f: impl FnMut(u16, u64)) {
+        for (pair, _, users) in self.columns() {
+            f(pair, users.len() as u64);
+        }
+        for entry in &self.tail {
+            f(entry.pair(), 1);
+        }
+        for extra in &self.extras {
+            f(extra.pair, extra.count);
         }
     }
 
@@ -239,11 +262,12 @@ mod tests {
         for round in 0..100_u32 {
             cell.push(3, 7, Some(round % 5));
             cell.push(1, 59, None);
+            cell.pushed();
         }
         for settled in [false, true] {
             if settled {
                 cell.settle();
-                assert_eq!(cell.sorted_len(), 5);
+                assert_eq!(cell.users.len(), 5);
             }
             let mut users = std::collections::BTreeSet::new();
             cell.each(
@@ -257,6 +281,9 @@ mod tests {
             let mut counts = [0; 2];
             cell.counts(&(0..60), |pair, _, n| counts[usize::from(pair == 3)] += n);
             assert_eq!(counts, [100, 100]);
+            let mut totals = [0; 2];
+            cell.totals(|pair, n| totals[usize::from(pair == 3)] += n);
+            assert_eq!(totals, counts);
         }
         let mut outside = 0;
         cell.counts(&(8..59), |_, _, n| outside += n);

@@ -1,261 +1,309 @@
-//! Rollups as bytes, to go on from at the next start. Whoever keeps them checks that they are whole.
+//! Rollups as a stream of bytes, to go on from at the next start.
+//!
+//! A [`Snapshot`] shares what it holds with the rollups that go on: it is taken in an instant, and
+//! written while they change. What is derived from cells, the days, is not in it.
 
+mod stream;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use self::stream::{In, Out};
 use super::Bound;
-use super::cell::{Cell, Entry, Extra};
-use super::days::Sets;
-use super::fold::{Bounds, Rollups, Tenant};
+use super::cell::{Cell, Entry};
+use super::fold::{Bounds, Pair, Rollups, Tenant};
 use super::names::Interner;
+use super::users::Users;
 use crate::model::event::Sequence;
-use roaring::RoaringBitmap;
 
-/// The first byte; another one means another layout.
-const VERSION: u8 = 1;
+#[cfg(test)]
+pub(super) use self::stream::CHUNK;
 
-/// Not a checkpoint of this version. The rollups can be made again from the events.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("this is no checkpoint of the rollups in the layout of this version")]
-pub struct Damaged;
+/// Why there are no rollups in a stream. They can be made again from the events.
+#[derive(Debug, thiserror::Error)]
+pub enum Unrestored {
+    /// It is cut or changed, or of other events, bounds, or another layout.
+    #[error("this is no whole checkpoint of these rollups in the layout of this version")]
+    Damaged,
+    /// It can't be read.
+    #[error("the checkpoint of the rollups can't be read: {0}")]
+    Unread(std::io::Error),
+}
+
+/// Rollups as they were.
+#[derive(Debug)]
+pub struct Snapshot {
+    bounds: Bounds,
+    covers: Sequence,
+    more_tenants: bool,
+    /// Tenants, types, sources.
+    names: [Vec<Arc<str>>; 3],
+    pairs: Vec<Pair>,
+    users: Users,
+    tenants: Vec<Arc<Tenant>>,
+}
 
 impl Rollups {
-    /// A checkpoint. Merges what waits, so that it is worth little less to answer from afterwards.
-    pub fn checkpoint(&mut self) -> Vec<u8> {
-        self.days.flush_all();
-        let mut out = Out(vec![VERSION]);
-        out.u64(self.covers.0);
-        out.u64(u64::from(self.more_tenants));
-        for names in [&self.tenant_names, &self.types, &self.sources] {
-            out.len(names.iter().len());
-            names.iter().for_each(|name| out.bytes(name.as_bytes()));
+    /// What to write a checkpoint from: a few thousand pointers, so that a lock is held briefly.
+    /// While it is kept, what changes is copied first, in pieces of some kilobytes.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            bounds: self.bounds,
+            covers: self.covers,
+            more_tenants: self.more_tenants,
+            names: [&self.tenant_names, &self.types, &self.sources].map(|it| it.names().to_vec()),
+            pairs: self.pairs.clone(),
+            users: self.users.clone(),
+            tenants: self.tenants.clone(),
         }
-        out.len(self.pairs.len());
-        for (source, event_type) in &self.pairs {
-            out.u16(*source);
-            out.u16(*event_type);
-        }
-        out.len(self.users.blocks().len());
-        for block in self.users.blocks() {
-            out.len(block.len());
-            block.iter().flatten().for_each(|half| out.u64(*half));
-        }
-        for tenant in &mut self.tenants {
-            out.tenant(tenant);
-        }
-        out.len(self.days.len());
-        for (number, day) in self.days.range(i32::MIN..i32::MAX) {
-            out.u32(number.cast_unsigned());
-            out.len(day.counts.len());
-            for ((tenant, pair), count) in &day.counts {
-                out.u16(*tenant);
-                out.u16(*pair);
-                out.u64(*count);
-            }
-            let none = Sets::default();
-            let sets = self.days.sets(number).unwrap_or(&none);
-            out.bitmap(&sets.all);
-            out.len(sets.types.len());
-            for (event_type, users) in &sets.types {
-                out.u16(*event_type);
-                out.bitmap(users);
-            }
-        }
-        out.0
     }
 
-    /// From a checkpoint.
-    pub fn restore(bounds: Bounds, bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut input = In(bytes);
-        if input.take(1)? != [VERSION] {
-            return Err(Damaged);
-        }
+    /// From what [`Snapshot::write_to`] wrote with this `identity`, and with these bounds: others
+    /// would have kept other tenants.
+    pub fn read_from(
+        bounds: Bounds,
+        identity: [u8; 16],
+        input: &mut impl Read,
+    ) -> Result<Self, Unrestored> {
+        let mut input = In::new(input, identity)?;
         let mut rollups = Self::new(bounds);
-        rollups.covers = Sequence(input.u64()?);
-        rollups.more_tenants = input.u64()? != 0;
-        rollups.tenant_names = input.names()?;
-        rollups.types = input.names()?;
-        rollups.sources = input.names()?;
-        for number in 0..input.u64()? {
-            let pair = (input.u16()?, input.u16()?);
-            let number = u16::try_from(number).map_err(|_| Damaged)?;
+        for bound in numbers_of(bounds) {
+            if input.number()? != bound {
+                return Err(Unrestored::Damaged);
+            }
+        }
+        rollups.covers = Sequence(input.number()?);
+        rollups.more_tenants = input.number()? != 0;
+        rollups.tenant_names = names(&mut input)?;
+        rollups.types = names(&mut input)?;
+        rollups.sources = names(&mut input)?;
+        for number in 0..input.small::<u16>()? {
+            let pair: Pair = (input.small()?, input.small()?);
+            let known = usize::from(pair.0) <= rollups.sources.names().len()
+                && usize::from(pair.1) <= rollups.types.names().len();
             rollups.pairs.push(pair);
-            rollups.pair_numbers.insert(pair, number);
+            if !known || rollups.pair_numbers.insert(pair, number).is_some() {
+                return Err(Unrestored::Damaged);
+            }
         }
-        for _ in 0..input.u64()? {
-            let users = (0..input.u64()?).map(|_| Ok([input.u64()?, input.u64()?]));
-            let users = users.collect::<Result<_, Damaged>>()?;
-            rollups.users.restore(users).ok_or(Damaged)?;
-        }
-        for _ in rollups.tenant_names.iter() {
-            let tenant = input.tenant()?;
+        rollups.users = users(&mut input)?;
+        let mut owned = vec![false; rollups.users.blocks().len()];
+        for _ in 0..rollups.tenant_names.names().len() {
+            let tenant = tenant(&mut input, &rollups.users, rollups.pairs.len())?;
+            for block in &tenant.blocks {
+                match owned.get_mut(usize::from(*block)) {
+                    Some(owned) if !*owned => *owned = true,
+                    _ => return Err(Unrestored::Damaged),
+                }
+            }
             rollups.hours += tenant.cells.len();
-            rollups.tenants.push(tenant);
+            rollups.tenants.push(Arc::new(tenant));
         }
-        for _ in 0..input.u64()? {
-            let number = input.u32()?.cast_signed();
-            let day = rollups.days.day(number);
-            for _ in 0..input.u64()? {
-                let key = (input.u16()?, input.u16()?);
-                day.counts.insert(key, input.u64()?);
+        input.finish()?;
+        rollups.derive_days();
+        Ok(rollups)
+    }
+}
+
+impl Snapshot {
+    /// The arrival of the last event that it knows.
+    #[must_use]
+    pub fn covers(&self) -> Sequence {
+        self.covers
+    }
+
+    /// Writes all of it, in pieces of 256 KiB. `identity` says whose events these are.
+    pub fn write_to(&self, identity: [u8; 16], out: &mut impl Write) -> std::io::Result<()> {
+        let mut out = Out::new(out, identity)?;
+        for bound in numbers_of(self.bounds) {
+            out.number(bound)?;
+        }
+        out.number(self.covers.0)?;
+        out.number(u64::from(self.more_tenants))?;
+        for names in &self.names {
+            out.length(names.len())?;
+            for name in names {
+                out.length(name.len())?;
+                out.raw(name.as_bytes())?;
             }
-            let mut sets = Sets {
-                all: input.bitmap()?,
-                ..Sets::default()
+        }
+        out.length(self.pairs.len())?;
+        for (source, event_type) in &self.pairs {
+            out.number((*source).into())?;
+            out.number((*event_type).into())?;
+        }
+        out.length(self.users.blocks().len())?;
+        for users in self.users.blocks() {
+            out.number((*users).into())?;
+        }
+        for (id, number) in self.users.iter() {
+            out.number(number.into())?;
+            for half in id {
+                out.raw(&half.to_le_bytes())?;
+            }
+        }
+        for tenant in &self.tenants {
+            write_tenant(&mut out, tenant)?;
+        }
+        out.finish()
+    }
+}
+
+fn numbers_of(bounds: Bounds) -> [u64; 7] {
+    let Bounds {
+        tenants,
+        names,
+        pairs,
+        own_pairs,
+        users,
+        hours,
+        days,
+    } = bounds;
+    [tenants, names, pairs, own_pairs, users, hours, days].map(|bound| bound as u64)
+}
+
+fn write_tenant(out: &mut Out<'_, impl Write>, tenant: &Tenant) -> std::io::Result<()> {
+    out.number(tenant.spilled.map_or(0, bound_code))?;
+    out.length(tenant.own_pairs)?;
+    out.length(tenant.blocks.len())?;
+    for block in &tenant.blocks {
+        out.number((*block).into())?;
+    }
+    out.length(tenant.cells.len())?;
+    let mut before = 0_i64;
+    for (hour, cell) in &tenant.cells {
+        out.number(hour.wrapping_sub(before).cast_unsigned())?;
+        before = *hour;
+        write_cell(out, &cell.settled())?;
+    }
+    Ok(())
+}
+
+/// The bits of a minute.
+const MINUTE: u32 = 6;
+
+/// An entry is one number: the minutes since the entry before, and the user, or in the same minute
+/// how far it is behind the user before.
+fn write_cell(out: &mut Out<'_, impl Write>, cell: &Cell) -> std::io::Result<()> {
+    out.length(cell.columns().count())?;
+    for (pair, minutes, users) in cell.columns() {
+        out.number(pair.into())?;
+        out.length(users.len())?;
+        let (mut minute, mut user) = (0, 0);
+        for (new_minute, new_user) in minutes.iter().zip(users) {
+            let minutes = u64::from(new_minute - minute);
+            let base = if minutes == 0 { user } else { 0 };
+            out.number(u64::from(new_user - base) << MINUTE | minutes)?;
+            (minute, user) = (*new_minute, *new_user);
+        }
+    }
+    out.length(cell.extras().len())?;
+    for extra in cell.extras() {
+        out.number(extra.pair.into())?;
+        out.number(extra.minute.into())?;
+        out.number(extra.count)?;
+    }
+    Ok(())
+}
+
+fn names(input: &mut In<'_, impl Read>) -> Result<Interner, Unrestored> {
+    let mut names = Interner::default();
+    for expected in 0..input.number()? {
+        let length = input.small()?;
+        let name = String::from_utf8(input.raw(length)?).map_err(|_| Unrestored::Damaged)?;
+        if names.number(&name, usize::MAX).map(u64::from) != Some(expected) {
+            return Err(Unrestored::Damaged);
+        }
+    }
+    Ok(names)
+}
+
+fn users(input: &mut In<'_, impl Read>) -> Result<Users, Unrestored> {
+    let mut blocks: Vec<u32> = Vec::new();
+    for _ in 0..input.number()? {
+        blocks.push(input.small()?);
+    }
+    let count: u64 = blocks.iter().map(|users| u64::from(*users)).sum();
+    let mut users = Users::restore(blocks).ok_or(Unrestored::Damaged)?;
+    for _ in 0..count {
+        let number = input.small()?;
+        let id = [input.piece()?, input.piece()?].map(u64::from_le_bytes);
+        let taken = users.restore_user(id, number);
+        taken.ok_or(Unrestored::Damaged)?;
+    }
+    users.is_whole().then_some(users).ok_or(Unrestored::Damaged)
+}
+
+fn tenant(
+    input: &mut In<'_, impl Read>,
+    users: &Users,
+    pairs: usize,
+) -> Result<Tenant, Unrestored> {
+    let mut tenant = Tenant {
+        spilled: bound_of(input.small()?)?,
+        own_pairs: input.small()?,
+        ..Tenant::default()
+    };
+    for _ in 0..input.number()? {
+        tenant.blocks.push(input.small()?);
+    }
+    let mut before = 0_i64;
+    let mut entries = Vec::new();
+    for _ in 0..input.number()? {
+        let hour = before.wrapping_add(input.number()?.cast_signed());
+        let cell = cell(input, users, pairs, &mut entries)?;
+        if tenant.cells.insert(hour, Arc::new(cell)).is_some() {
+            return Err(Unrestored::Damaged);
+        }
+        before = hour;
+    }
+    Ok(tenant)
+}
+
+fn cell(
+    input: &mut In<'_, impl Read>,
+    users: &Users,
+    pairs: usize,
+    entries: &mut Vec<Entry>,
+) -> Result<Cell, Unrestored> {
+    entries.clear();
+    let known = |pair: u16| usize::from(pair) < pairs;
+    for _ in 0..input.number()? {
+        let pair: u16 = input.small()?;
+        let (mut minute, mut user) = (0_u64, 0_u64);
+        for _ in 0..input.number()? {
+            let entry = input.number()?;
+            let minutes = entry & ((1 << MINUTE) - 1);
+            let base = if minutes == 0 { user } else { 0 };
+            user = base + (entry >> MINUTE);
+            minute += minutes;
+            let (Ok(number), Ok(minute @ ..60)) = (u32::try_from(user), u8::try_from(minute))
+            else {
+                return Err(Unrestored::Damaged);
             };
-            for _ in 0..input.u64()? {
-                let event_type = input.u16()?;
-                sets.types.insert(event_type, input.bitmap()?);
+            if !users.has(number) {
+                return Err(Unrestored::Damaged);
             }
-            rollups.days.restore(number, sets);
+            entries.push(Entry::new(pair, minute, number));
         }
-        if input.0.is_empty() {
-            Ok(rollups)
-        } else {
-            Err(Damaged)
+        if !known(pair) {
+            return Err(Unrestored::Damaged);
         }
     }
-}
-
-/// Numbers are little-endian, and what has a length has it in front.
-struct Out(Vec<u8>);
-
-impl Out {
-    fn u16(&mut self, number: u16) {
-        self.0.extend(number.to_le_bytes());
+    if !entries.is_sorted_by(|a, b| a < b) {
+        return Err(Unrestored::Damaged);
     }
-
-    fn u32(&mut self, number: u32) {
-        self.0.extend(number.to_le_bytes());
-    }
-
-    fn u64(&mut self, number: u64) {
-        self.0.extend(number.to_le_bytes());
-    }
-
-    fn len(&mut self, length: usize) {
-        self.u64(length as u64);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.len(bytes.len());
-        self.0.extend(bytes);
-    }
-
-    fn bitmap(&mut self, users: &RoaringBitmap) {
-        self.len(users.serialized_size());
-        // Writing into a vector doesn't fail; if it did, reading would find the length wrong.
-        users.serialize_into(&mut self.0).unwrap_or_default();
-    }
-
-    fn tenant(&mut self, tenant: &mut Tenant) {
-        self.0.push(tenant.spilled.map_or(0, bound_code));
-        self.len(tenant.own_pairs);
-        self.len(tenant.blocks.len());
-        tenant.blocks.iter().for_each(|block| self.u16(*block));
-        self.len(tenant.cells.len());
-        for (hour, cell) in &mut tenant.cells {
-            cell.settle();
-            self.u64(hour.cast_unsigned());
-            self.len(cell.sorted_len());
-            for entry in cell.sorted() {
-                self.u16(entry.pair());
-                self.0.push(entry.minute());
-                self.u32(entry.user());
-            }
-            self.len(cell.extras().len());
-            for extra in cell.extras() {
-                self.u16(extra.pair);
-                self.0.push(extra.minute);
-                self.u64(extra.count);
-            }
+    let mut cell = Cell::default();
+    cell.set(entries);
+    for _ in 0..input.number()? {
+        let (pair, minute) = (input.small()?, input.small()?);
+        if !known(pair) || minute >= 60 {
+            return Err(Unrestored::Damaged);
         }
+        cell.extra(pair, minute, input.number()?);
     }
-}
-
-struct In<'a>(&'a [u8]);
-
-impl<'a> In<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Damaged> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Damaged)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Damaged> {
-        self.take(N)?.try_into().map_err(|_| Damaged)
-    }
-
-    fn u8(&mut self) -> Result<u8, Damaged> {
-        self.array::<1>().map(u8::from_le_bytes)
-    }
-
-    fn u16(&mut self) -> Result<u16, Damaged> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, Damaged> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, Damaged> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn len(&mut self) -> Result<usize, Damaged> {
-        usize::try_from(self.u64()?).map_err(|_| Damaged)
-    }
-
-    fn names(&mut self) -> Result<Interner, Damaged> {
-        let mut names = Interner::default();
-        for expected in 0..self.u64()? {
-            let length = self.len()?;
-            let name = std::str::from_utf8(self.take(length)?).map_err(|_| Damaged)?;
-            let number = names.number(name, usize::MAX).ok_or(Damaged)?;
-            if u64::from(number) != expected {
-                return Err(Damaged);
-            }
-        }
-        Ok(names)
-    }
-
-    fn bitmap(&mut self) -> Result<RoaringBitmap, Damaged> {
-        let length = self.len()?;
-        RoaringBitmap::deserialize_from(self.take(length)?).map_err(|_| Damaged)
-    }
-
-    fn tenant(&mut self) -> Result<Tenant, Damaged> {
-        let mut tenant = Tenant {
-            spilled: bound_of(self.u8()?)?,
-            own_pairs: self.len()?,
-            ..Tenant::default()
-        };
-        for _ in 0..self.u64()? {
-            tenant.blocks.push(self.u16()?);
-        }
-        for _ in 0..self.u64()? {
-            let hour = self.u64()?.cast_signed();
-            let mut cell = Cell::default();
-            let entries = (0..self.u64()?)
-                .map(|_| Ok(Entry::new(self.u16()?, self.u8()?, self.u32()?)))
-                .collect::<Result<Vec<Entry>, Damaged>>()?;
-            if !entries.is_sorted_by(|a, b| a < b) {
-                return Err(Damaged);
-            }
-            cell.set(&entries);
-            for _ in 0..self.u64()? {
-                let Extra {
-                    pair,
-                    minute,
-                    count,
-                } = Extra {
-                    pair: self.u16()?,
-                    minute: self.u8()?,
-                    count: self.u64()?,
-                };
-                cell.extra(pair, minute, count);
-            }
-            tenant.cells.insert(hour, Box::new(cell));
-        }
-        Ok(tenant)
-    }
+    Ok(cell)
 }
 
 const BOUNDS: [Bound; 5] = [
@@ -266,21 +314,16 @@ const BOUNDS: [Bound; 5] = [
     Bound::Days,
 ];
 
-fn bound_code(bound: Bound) -> u8 {
-    let codes = (1..).zip(BOUNDS);
-    codes
-        .into_iter()
-        .find(|(_, it)| *it == bound)
-        .map_or(0, |(code, _)| code)
+fn bound_code(bound: Bound) -> u64 {
+    let code = (1..).zip(BOUNDS).find(|(_, it)| *it == bound);
+    code.map_or(0, |(code, _)| code)
 }
 
-fn bound_of(code: u8) -> Result<Option<Bound>, Damaged> {
-    match code.checked_sub(1) {
+fn bound_of(code: usize) -> Result<Option<Bound>, Unrestored> {
+    let bound = code.checked_sub(1).map(|place| BOUNDS.get(place).copied());
+    match bound {
         None => Ok(None),
-        Some(place) => BOUNDS
-            .get(usize::from(place))
-            .copied()
-            .map(Some)
-            .ok_or(Damaged),
+        Some(None) => Err(Unrestored::Damaged),
+        Some(known) => Ok(known),
     }
 }

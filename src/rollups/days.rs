@@ -38,23 +38,47 @@ impl Sets {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Day {
     /// Events by tenant and pair.
     pub(super) counts: HashMap<(u16, u16), u64>,
-    /// Type and user.
-    pending: Vec<(u16, u32)>,
+    /// All of them.
+    pub(super) events: u64,
+    waiting: Vec<Waiting>,
 }
 
 impl Day {
-    pub(super) fn add(&mut self, tenant: u16, pair: u16, user: Option<(u16, u32)>) {
-        *self.counts.entry((tenant, pair)).or_default() += 1;
-        self.pending.extend(user);
+    pub(super) fn count(&mut self, tenant: u16, pair: u16, events: u64) {
+        *self.counts.entry((tenant, pair)).or_default() += events;
+        self.events += events;
+    }
+
+    pub(super) fn add(&mut self, event_type: u16, user: u32) {
+        self.waiting.push(Waiting::new(event_type, user));
+    }
+}
+
+/// A type and a user of it, in one number that sorts as they do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Waiting(u64);
+
+impl Waiting {
+    fn new(event_type: u16, user: u32) -> Self {
+        Self(u64::from(event_type) << 32 | u64::from(user))
+    }
+
+    fn event_type(self) -> u16 {
+        (self.0 >> 32 & 0xffff) as u16
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    fn user(self) -> u32 {
+        self.0 as u32
     }
 }
 
 /// See the module's page.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Days {
     by_day: BTreeMap<i32, Day>,
     levels: [BTreeMap<i32, Sets>; 3],
@@ -80,22 +104,18 @@ impl Days {
         self.by_day.range(days).map(|(day, it)| (*day, it))
     }
 
-    /// The users of `day` without those that wait.
-    pub(super) fn sets(&self, day: i32) -> Option<&Sets> {
-        self.levels.first()?.get(&day)
-    }
-
-    /// Takes the sets of `day` from a checkpoint.
-    pub(super) fn restore(&mut self, day: i32, sets: Sets) {
+    /// Takes a whole day.
+    pub(super) fn restore(&mut self, number: i32, day: Day, sets: Sets) {
+        self.by_day.insert(number, day);
         let [days, unions @ ..] = &mut self.levels;
         for (level, shift) in unions.iter_mut().zip(SHIFTS.into_iter().skip(1)) {
-            let union = level.entry(day >> shift).or_default();
+            let union = level.entry(number >> shift).or_default();
             union.all |= &sets.all;
             for (event_type, users) in &sets.types {
                 *union.types.entry(*event_type).or_default() |= users;
             }
         }
-        days.insert(day, sets);
+        days.insert(number, sets);
     }
 
     /// After `added` events of `day`: inserts users where too many wait.
@@ -103,7 +123,7 @@ impl Days {
         self.pending += added;
         if self.pending > ALL_PENDING {
             self.flush_all();
-        } else if self.day(day).pending.len() > PENDING {
+        } else if self.day(day).waiting.len() > PENDING {
             self.flush(day);
         }
     }
@@ -113,28 +133,25 @@ impl Days {
         let Some(it) = self.by_day.get_mut(&day) else {
             return;
         };
-        let mut pending = std::mem::take(&mut it.pending);
-        if pending.is_empty() {
+        let mut waiting = std::mem::take(&mut it.waiting);
+        if waiting.is_empty() {
             return;
         }
-        pending.sort_unstable();
-        pending.dedup();
-        for run in pending.chunk_by(|a, b| a.0 == b.0) {
-            let event_type = run.first().map_or(0, |first| first.0);
-            let mut users: Vec<u32> = run.iter().map(|(_, user)| *user).collect();
+        waiting.sort_unstable();
+        waiting.dedup();
+        for run in waiting.chunk_by(|a, b| a.event_type() == b.event_type()) {
+            let event_type = run.first().map_or(0, |first| first.event_type());
+            let mut users: Vec<u32> = run.iter().map(|it| it.user()).collect();
             for (level, shift) in self.levels.iter_mut().zip(SHIFTS) {
                 let sets = level.entry(day >> shift).or_default();
-                let known = sets.types.entry(event_type).or_default();
-                // Whoever is in a day is in the unions above it.
-                users.retain(|user| known.insert(*user));
+                insert(sets.types.entry(event_type).or_default(), &mut users);
             }
         }
-        let mut users: Vec<u32> = pending.iter().map(|(_, user)| *user).collect();
+        let mut users: Vec<u32> = waiting.iter().map(|it| it.user()).collect();
         users.sort_unstable();
         users.dedup();
         for (level, shift) in self.levels.iter_mut().zip(SHIFTS) {
-            let known = &mut level.entry(day >> shift).or_default().all;
-            users.retain(|user| known.insert(*user));
+            insert(&mut level.entry(day >> shift).or_default().all, &mut users);
         }
     }
 
@@ -152,11 +169,9 @@ impl Days {
         self.union(event_type, days.clone(), 2, &mut all);
         // Last, since inserting into full containers costs least.
         for (_, day) in self.range(days) {
-            let waiting = day
-                .pending
-                .iter()
-                .filter(|(of, _)| event_type.is_none_or(|event_type| event_type == *of));
-            all.extend(waiting.map(|(_, user)| *user));
+            let waiting = day.waiting.iter();
+            let waiting = waiting.filter(|it| event_type.is_none_or(|of| of == it.event_type()));
+            all.extend(waiting.map(|it| it.user()));
         }
         all
     }
@@ -188,6 +203,22 @@ impl Days {
         self.union(of, end << shift..days.end, lower, all);
     }
 }
+
+/// Inserts `users`, which are sorted, and may leave those in it that were new: whoever is in a day
+/// is in the unions above it.
+fn insert(known: &mut RoaringBitmap, users: &mut Vec<u32>) {
+    if known.len() < users.len() as u64 * FEW {
+        // So many that going through what is known costs less than a search for each.
+        if let Ok(new) = RoaringBitmap::from_sorted_iter(users.iter().copied()) {
+            *known |= new;
+        }
+    } else {
+        users.retain(|user| known.insert(*user));
+    }
+}
+
+/// How many users are gone through in the time of one search.
+const FEW: u64 = 32;
 
 fn add(sets: &Sets, of: Option<u16>, all: &mut RoaringBitmap) {
     if let Some(users) = sets.of(of) {

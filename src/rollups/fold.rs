@@ -1,6 +1,7 @@
 //! What is kept, and how an event gets into it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -46,10 +47,10 @@ impl Default for Bounds {
 }
 
 /// What a tenant's events are kept in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tenant {
     /// By hour since the epoch.
-    pub(super) cells: BTreeMap<i64, Box<Cell>>,
+    pub(super) cells: BTreeMap<i64, Arc<Cell>>,
     /// Of user numbers.
     pub(super) blocks: Vec<u16>,
     /// Pairs that came first from it.
@@ -62,7 +63,7 @@ pub(super) struct Tenant {
 pub struct Rollups {
     pub(super) bounds: Bounds,
     pub(super) covers: Sequence,
-    pub(super) tenants: Vec<Tenant>,
+    pub(super) tenants: Vec<Arc<Tenant>>,
     pub(super) tenant_names: Interner,
     pub(super) types: Interner,
     pub(super) sources: Interner,
@@ -145,6 +146,7 @@ impl Rollups {
         if tenant.spilled.is_some() {
             return Ok(());
         }
+        let tenant = Arc::make_mut(tenant);
         let day_number = day_of(hour * 60);
         if self.days.len() >= self.bounds.days && !self.days.contains(day_number) {
             return Err(Bound::Days);
@@ -155,21 +157,37 @@ impl Rollups {
             }
             self.hours += 1;
         }
-        let cell = tenant.cells.entry(hour).or_default();
+        let cell = Arc::make_mut(tenant.cells.entry(hour).or_default());
         let day = self.days.day(day_number);
-        for fact in run {
+        // All at once: the processor then waits for memory once for several of them.
+        let found: Vec<Option<u32>> = run
+            .iter()
+            .map(|fact| fact.user.and_then(|user| self.users.find(user)))
+            .collect();
+        let mut pairs: Vec<u16> = Vec::with_capacity(run.len());
+        for (fact, found) in run.iter().zip(found) {
             let Some(pair) = known.get(fact.names as usize).copied().flatten() else {
                 return Err(Bound::Names);
             };
-            let mut user = None;
-            if let Some(id) = fact.user {
+            let mut user = found;
+            if let (None, Some(id)) = (found, fact.user) {
                 let bound = self.bounds.users;
                 let number = self.users.number(id, &mut tenant.blocks, bound);
                 user = Some(number.ok_or(Bound::Users)?);
             }
             cell.push(pair, minute_in_hour(fact.minute), user);
-            let event_type = self.pairs.get(usize::from(pair)).map_or(0, |pair| pair.1);
-            day.add(number, pair, user.map(|user| (event_type, user)));
+            pairs.push(pair);
+            if let Some(user) = user {
+                let event_type = self.pairs.get(usize::from(pair)).map_or(0, |pair| pair.1);
+                day.add(event_type, user);
+            }
+        }
+        cell.pushed();
+        pairs.sort_unstable();
+        for same in pairs.chunk_by(|a, b| a == b) {
+            if let Some(pair) = same.first() {
+                day.count(number, *pair, same.len() as u64);
+            }
         }
         self.days.added(day_number, run.len());
         Ok(())
@@ -181,7 +199,7 @@ impl Rollups {
             let tenant = self.tenant_names.number(&names.tenant, self.bounds.tenants);
             self.more_tenants |= tenant.is_none();
             self.tenants
-                .resize_with(self.tenant_names.iter().len(), Tenant::default);
+                .resize_with(self.tenant_names.names().len(), Arc::default);
             found.push(tenant);
         }
         found
@@ -217,7 +235,7 @@ impl Rollups {
             return None;
         }
         let new = u16::try_from(self.pairs.len()).ok()?;
-        tenant.own_pairs += 1;
+        Arc::make_mut(tenant).own_pairs += 1;
         self.pairs.push(pair);
         self.pair_numbers.insert(pair, new);
         Some(new)
@@ -225,6 +243,7 @@ impl Rollups {
 
     fn spill(&mut self, tenant: u16, bound: Bound) {
         if let Some(tenant) = self.tenants.get_mut(usize::from(tenant)) {
+            let tenant = Arc::make_mut(tenant);
             tenant.spilled.get_or_insert(bound);
             self.hours -= tenant.cells.len();
             tenant.cells.clear();

@@ -1,12 +1,14 @@
 //! Numbers for names.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 /// Numbers names in the order in which they come, up to a bound.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    names: Vec<Box<str>>,
-    numbers: HashMap<Box<str>, u16>,
+    names: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, u16>,
 }
 
 impl Interner {
@@ -19,8 +21,9 @@ impl Interner {
             return None;
         }
         let number = u16::try_from(self.names.len()).ok()?;
-        self.names.push(name.into());
-        self.numbers.insert(name.into(), number);
+        let name: Arc<str> = name.into();
+        self.names.push(Arc::clone(&name));
+        self.numbers.insert(name, number);
         Some(number)
     }
 
@@ -33,7 +36,7 @@ impl Interner {
     }
 
     /// In the order of their numbers.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.names.iter().map(AsRef::as_ref)
+    pub(super) fn names(&self) -> &[Arc<str>] {
+        &self.names
     }
 }

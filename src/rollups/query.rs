@@ -230,7 +230,11 @@ impl Rollups {
         for tenant in &wanted.tenants {
             for end in ends {
                 self.each_cell(*tenant, end, |_, minutes, cell| {
-                    cell.counts(&minutes, |pair, _, n| count(pair, n));
+                    if minutes == (0..60) {
+                        cell.totals(&mut count);
+                    } else {
+                        cell.counts(&minutes, |pair, _, n| count(pair, n));
+                    }
                 });
             }
         }

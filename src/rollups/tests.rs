@@ -6,6 +6,7 @@ use crate::model::event::{Event, EventTime, Sequence};
 use crate::model::time::Timestamp;
 
 mod bounds;
+mod checkpoint;
 mod cohorts;
 mod figure;
 mod model;
@@ -57,4 +58,16 @@ fn of_tenant(tenant: &str) -> Filter {
         tenant: Some(tenant.to_owned()),
         ..Filter::default()
     }
+}
+
+const IDENTITY: [u8; 16] = *b"the events of me";
+
+fn written(rollups: &Rollups) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    rollups.snapshot().write_to(IDENTITY, &mut bytes).unwrap();
+    bytes
+}
+
+fn restored(bounds: Bounds, bytes: &[u8]) -> Result<Rollups, Unrestored> {
+    Rollups::read_from(bounds, IDENTITY, &mut &*bytes)
 }

@@ -3,6 +3,12 @@
 //! A tenant gets numbers in blocks of 65,536, which is what a roaring bitmap holds in one
 //! container: so the users of a tenant lie together, and a bitmap of all tenants' users answers
 //! for one of them by looking at its containers only.
+//!
+//! The table that finds them is many small ones: none takes long to grow, and what is shared with
+//! a snapshot is copied in small pieces. A number and its user lie together in it, so that finding
+//! one waits for memory once.
+
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use roaring::RoaringBitmap;
@@ -12,84 +18,152 @@ use super::facts::UserId;
 /// The numbers of a block.
 const BLOCK: usize = 1 << 16;
 
+/// Named by the highest bits of a user.
+const SHARDS: usize = 1 << 10;
+
+/// A user and its number.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The lowest 96 bits of the user. With those that name the shard they are 106: that there are
+    /// two users of ten million that have the same is less likely than one in 10^18.
+    id: [u32; 3],
+    number: u32,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+fn halves(number: u64) -> [u32; 2] {
+    [(number >> 32) as u32, number as u32]
+}
+
+impl Known {
+    fn id_of([first, second]: UserId) -> [u32; 3] {
+        let [high, low] = halves(first);
+        [high, low, halves(second)[1]]
+    }
+
+    fn hash(&self) -> u64 {
+        u64::from(self.id[0]) << 32 | u64::from(self.id[1])
+    }
+}
+
+fn shard_of(id: UserId) -> usize {
+    (id[1] >> 54) as usize
+}
+
 /// Numbers of users.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Users {
-    numbers: HashTable<u32>,
-    /// The user of each number, by block; a number's upper half names its block.
-    blocks: Vec<Vec<UserId>>,
+    shards: Vec<Arc<HashTable<Known>>>,
+    /// How many users each block has; a number's upper half names its block.
+    blocks: Vec<u32>,
+    len: usize,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self {
+            shards: vec![Arc::default(); SHARDS],
+            blocks: Vec::new(),
+            len: 0,
+        }
+    }
 }
 
 impl Users {
-    pub(super) fn len(&self) -> usize {
-        self.numbers.len()
+    /// The number of a user.
+    pub(super) fn find(&self, id: UserId) -> Option<u32> {
+        let known = Known::id_of(id);
+        let shard = self.shards.get(shard_of(id))?;
+        let found = shard.find(id[0], |it| it.id == known)?;
+        Some(found.number)
     }
 
     /// The number of a user of the tenant with the blocks `own`; a new one if there are fewer than
     /// `bound`.
     pub(super) fn number(&mut self, id: UserId, own: &mut Vec<u16>, bound: usize) -> Option<u32> {
-        let blocks = &self.blocks;
-        let same = |number: &u32| user(blocks, *number) == Some(&id);
-        if let Some(known) = self.numbers.find(id[0], same) {
-            return Some(*known);
+        if let Some(known) = self.find(id) {
+            return Some(known);
         }
-        if self.len() >= bound {
+        if self.len >= bound {
             return None;
         }
-        let number = self.append(id, own)?;
+        let number = self.append(own)?;
         self.index(id, number);
         Some(number)
     }
 
-    fn append(&mut self, id: UserId, own: &mut Vec<u16>) -> Option<u32> {
+    /// A number that nobody has.
+    fn append(&mut self, own: &mut Vec<u16>) -> Option<u32> {
         let open = own.last().copied().filter(|block| {
             let users = self.blocks.get(usize::from(*block));
-            users.is_some_and(|users| users.len() < BLOCK)
+            users.is_some_and(|users| (*users as usize) < BLOCK)
         });
         let block = if let Some(open) = open {
             open
         } else {
             let new = u16::try_from(self.blocks.len()).ok()?;
-            self.blocks.push(Vec::new());
+            self.blocks.push(0);
             own.push(new);
             new
         };
         let users = self.blocks.get_mut(usize::from(block))?;
-        let place = u16::try_from(users.len()).ok()?;
-        users.push(id);
-        Some(u32::from(block) << 16 | u32::from(place))
+        let number = u32::from(block) << 16 | *users;
+        *users += 1;
+        Some(number)
     }
 
     fn index(&mut self, id: UserId, number: u32) {
-        let blocks = &self.blocks;
-        let rehash = |number: &u32| user(blocks, *number).map_or(0, |id| id[0]);
-        self.numbers.insert_unique(id[0], number, rehash);
-    }
-
-    /// The users of each block, in the order of their numbers.
-    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = &[UserId]> {
-        self.blocks.iter().map(Vec::as_slice)
-    }
-
-    /// Takes the next block from a checkpoint. `None` if it can't be one.
-    pub(super) fn restore(&mut self, users: Vec<UserId>) -> Option<()> {
-        let block = u16::try_from(self.blocks.len()).ok()?;
-        if users.len() > BLOCK {
-            return None;
+        let known = Known {
+            id: Known::id_of(id),
+            number,
+        };
+        if let Some(shard) = self.shards.get_mut(shard_of(id)) {
+            Arc::make_mut(shard).insert_unique(id[0], known, Known::hash);
+            self.len += 1;
         }
-        self.blocks.push(users);
-        let length = self.blocks.last().map_or(0, Vec::len);
-        for (number, place) in (u32::from(block) << 16..).zip(0..length) {
-            let id = *self.blocks.last()?.get(place)?;
-            self.index(id, number);
-        }
-        Some(())
     }
-}
 
-fn user(blocks: &[Vec<UserId>], number: u32) -> Option<&UserId> {
-    let [high, low] = [number >> 16, number & 0xffff].map(|half| half as usize);
-    blocks.get(high)?.get(low)
+    /// How many users each block has.
+    pub(super) fn blocks(&self) -> &[u32] {
+        &self.blocks
+    }
+
+    /// All users and their numbers, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (UserId, u32)> {
+        (0_u64..).zip(&self.shards).flat_map(|(shard, users)| {
+            users.iter().map(move |it| {
+                let id = [it.hash(), shard << 54 | u64::from(it.id[2])];
+                (id, it.number)
+            })
+        })
+    }
+
+    /// Without any users yet, in blocks that have so many. `None` if those can't be.
+    pub(super) fn restore(blocks: Vec<u32>) -> Option<Self> {
+        let whole = blocks.iter().all(|users| *users as usize <= BLOCK);
+        (whole && blocks.len() <= BLOCK).then(|| Self {
+            blocks,
+            ..Self::default()
+        })
+    }
+
+    /// Whether anybody may have this number.
+    pub(super) fn has(&self, number: u32) -> bool {
+        let users = self.blocks.get((number >> 16) as usize);
+        users.is_some_and(|users| number & 0xffff < *users)
+    }
+
+    /// Takes the next user from a checkpoint. `None` if it can't be one.
+    pub(super) fn restore_user(&mut self, id: UserId, number: u32) -> Option<()> {
+        (self.has(number) && self.find(id).is_none()).then(|| self.index(id, number))
+    }
+
+    /// Whether each number has its user, after a restoration.
+    pub(super) fn is_whole(&self) -> bool {
+        let numbers: RoaringBitmap = self.iter().map(|(_, number)| number).collect();
+        let expected: u64 = self.blocks.iter().map(|users| u64::from(*users)).sum();
+        self.len as u64 == expected && numbers.len() == expected
+    }
 }
 
 /// All numbers of `blocks`.

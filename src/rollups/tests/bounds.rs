@@ -33,8 +33,7 @@ fn spills(bound: Bound, ok: &[Event<'_>], over: &Event<'_>) {
         assert_eq!(total(&rollups, &Filter::default()), refused);
         assert_eq!(total(&rollups, &of_tenant(&over.tenant)), refused);
         assert_eq!(total(&rollups, &of_tenant("a")), of_a, "is not concerned");
-        let bytes = rollups.checkpoint();
-        rollups = Rollups::restore(small(), &bytes).unwrap();
+        rollups = restored(small(), &written(&rollups)).unwrap();
     }
 }
 
@@ -106,22 +105,4 @@ fn what_is_added_is_covered_when_it_is_said() {
     assert_eq!(rollups.covers(), Sequence(2), "it never goes back");
     rollups.fold(&Facts::of(KEY, &second), Sequence(2));
     assert_eq!(total(&rollups, &Filter::default()), Ok(2));
-}
-
-#[test]
-fn a_cut_or_changed_checkpoint_is_refused_or_harmless() {
-    let mut rollups = rollups_of(&["u", "v"].map(|it| event("a", "s", "x", it, T)));
-    let bytes = rollups.checkpoint();
-    for length in 0..bytes.len() {
-        assert!(Rollups::restore(small(), &bytes[..length]).is_err());
-    }
-    for place in 0..bytes.len() {
-        let mut changed = bytes.clone();
-        changed[place] ^= 0xff;
-        // Most of them are noticed; none may panic or ask for much memory.
-        let _ = Rollups::restore(small(), &changed);
-    }
-    let mut other = bytes;
-    other[0] += 1;
-    assert_eq!(Rollups::restore(small(), &other).err(), Some(Damaged));
 }

@@ -147,14 +147,18 @@ fn answers(clock: &Clock, rollups: &Rollups) {
 #[ignore = "20 million events: a minute in release; prints what it measures"]
 fn figure() {
     let clock = Clock::system();
-    let mut rollups = filled(&clock, false);
+    let rollups = filled(&clock, false);
     answers(&clock, &rollups);
-    let (took, bytes) = timed(&clock, || rollups.checkpoint());
-    println!("checkpoint: {took:?}, {} MiB", bytes.len() >> 20);
-    drop(rollups);
-    let (took, restored) = timed(&clock, || {
-        Rollups::restore(Bounds::default(), &bytes).unwrap()
+    let (took, snapshot) = timed(&clock, || rollups.snapshot());
+    let (wrote, bytes) = timed(&clock, || {
+        let mut bytes = Vec::new();
+        snapshot.write_to(IDENTITY, &mut bytes).unwrap();
+        bytes
     });
+    let size = bytes.len() >> 20;
+    println!("snapshot: {took:?}; checkpoint: {wrote:?}, {size} MiB");
+    drop((rollups, snapshot));
+    let (took, restored) = timed(&clock, || restored(Bounds::default(), &bytes).unwrap());
     println!("restore: {took:?}");
     assert_eq!(restored.covers(), Sequence(EVENTS as u64));
     drop((restored, bytes));

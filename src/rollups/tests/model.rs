@@ -263,9 +263,9 @@ proptest! {
             fold(&mut rollups, batch);
             model.events.extend_from_slice(batch);
             if random.u8(..4) == 0 {
-                let bytes = rollups.checkpoint();
-                rollups = Rollups::restore(Bounds::default(), &bytes).unwrap();
-                prop_assert!(rollups.checkpoint().len() == bytes.len());
+                let bytes = written(&rollups);
+                rollups = restored(Bounds::default(), &bytes).unwrap();
+                prop_assert_eq!(written(&rollups).len(), bytes.len());
             }
         }
         for _ in 0..4 {
