@@ -158,7 +158,7 @@ impl Cell {
     }
 
     /// The sorted entries.
-    fn sorted(&self) -> impl Iterator<Item = Entry> {
+    pub(super) fn sorted(&self) -> impl Iterator<Item = Entry> {
         self.columns().flat_map(|(pair, minutes, users)| {
             let both = minutes.iter().zip(users);
             both.map(move |(minute, user)| Entry::new(pair, *minute, *user))
@@ -169,18 +169,12 @@ impl Cell {
         &self.extras
     }
 
-    /// The users of all entries; some come twice.
-    pub(super) fn users(&self) -> (&[u32], impl Iterator<Item = u32>) {
-        (&self.users, self.tail.iter().map(|entry| entry.user()))
-    }
-
-    /// Calls `f` with the minute and user of each entry in `minutes` of a wanted pair; some come
-    /// twice.
-    pub(super) fn each(
+    /// Calls `f` with the minutes and users of sorted entries in `minutes` of each wanted pair.
+    pub(super) fn sorted_users(
         &self,
         wanted: impl Fn(u16) -> bool,
         minutes: &Range<u8>,
-        mut f: impl FnMut(u8, u32),
+        mut f: impl FnMut(&[u8], &[u32]),
     ) {
         for (pair, column, users) in self.columns() {
             if !wanted(pair) {
@@ -189,20 +183,21 @@ impl Cell {
             // Sorted by minute: the part that is meant is one piece.
             let from = column.partition_point(|minute| *minute < minutes.start);
             let to = column.partition_point(|minute| *minute < minutes.end);
-            let (column, users) = (column.get(from..to), users.get(from..to));
-            for (minute, user) in column
-                .into_iter()
-                .flatten()
-                .zip(users.into_iter().flatten())
-            {
-                f(*minute, *user);
+            if let (Some(column), Some(users)) = (column.get(from..to), users.get(from..to)) {
+                f(column, users);
             }
         }
-        for entry in &self.tail {
-            if minutes.contains(&entry.minute()) && wanted(entry.pair()) {
-                f(entry.minute(), entry.user());
-            }
-        }
+    }
+
+    /// The minutes and users of the other entries in `minutes` of wanted pairs.
+    pub(super) fn late_users(
+        &self,
+        wanted: impl Fn(u16) -> bool,
+        minutes: &Range<u8>,
+    ) -> impl Iterator<Item = (u8, u32)> {
+        let tail = self.tail.iter();
+        let tail = tail.filter(move |it| minutes.contains(&it.minute()) && wanted(it.pair()));
+        tail.map(|entry| (entry.minute(), entry.user()))
     }
 
     /// Calls `f` with pair and number of events; some pairs come several times.
@@ -270,13 +265,8 @@ mod tests {
                 assert_eq!(cell.users.len(), 5);
             }
             let mut users = std::collections::BTreeSet::new();
-            cell.each(
-                |pair| pair == 3,
-                &(7..8),
-                |_, user| {
-                    users.insert(user);
-                },
-            );
+            cell.sorted_users(|pair| pair == 3, &(7..8), |_, it| users.extend(it.to_vec()));
+            users.extend(cell.late_users(|pair| pair == 3, &(7..8)).map(|it| it.1));
             assert_eq!(users.len(), 5);
             let mut counts = [0; 2];
             cell.counts(&(0..60), |pair, _, n| counts[usize::from(pair == 3)] += n);
@@ -287,7 +277,14 @@ mod tests {
         }
         let mut outside = 0;
         cell.counts(&(8..59), |_, _, n| outside += n);
-        cell.each(|_| true, &(8..60), |_, _| outside += 1);
+        cell.sorted_users(
+            |_| true,
+            &(8..60),
+            |_, users| {
+                outside += users.len() as u64;
+            },
+        );
+        outside += cell.late_users(|pair| pair == 3, &(8..60)).count() as u64;
         assert_eq!(outside, 0);
     }
 }
