@@ -4,10 +4,11 @@
 //! users of a part goes through all of its cells; so they are kept as long as no event comes to
 //! their day, and as they fit.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
-use std::sync::Arc;
 
 /// The most that is kept, in bytes.
 const BYTES: usize = 16 << 20;
@@ -117,5 +118,63 @@ impl Shelf {
             }
             self.remove(part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(from: i64) -> Part {
+        Part {
+            tenant: None,
+            event_type: None,
+            from,
+            to: from + 60,
+        }
+    }
+
+    /// Whether the users had to be found.
+    fn looked(parts: &Parts, from: i64, events: u64, users: &RoaringBitmap) -> bool {
+        let mut looked = false;
+        let found = parts.users(part(from), events, || {
+            looked = true;
+            users.clone()
+        });
+        assert_eq!(*found, *users);
+        looked
+    }
+
+    #[test]
+    fn users_are_kept_until_an_event_comes() {
+        let (parts, users) = (Parts::default(), RoaringBitmap::from([1, 2]));
+        assert!(looked(&parts, 0, 5, &users));
+        assert!(!looked(&parts, 0, 5, &users));
+        let more = RoaringBitmap::from([1, 2, 3]);
+        assert!(looked(&parts, 0, 6, &more), "another event");
+        assert!(looked(&parts, 60, 6, &users), "another part");
+        assert!(!looked(&parts, 0, 6, &more));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_bounds() {
+        let (parts, users) = (Parts::default(), RoaringBitmap::from([7]));
+        for from in 0..30_000 {
+            looked(&parts, from, 1, &users);
+            looked(&parts, 0, 1, &users);
+            assert!(parts.0.lock().sets.len() <= SETS);
+        }
+        assert!(!looked(&parts, 0, 1, &users), "what is used stays");
+        let large: RoaringBitmap = (0..1_000_000).step_by(2).collect();
+        for from in 0..400 {
+            looked(&parts, -from, 1, &large);
+            let shelf = parts.0.lock();
+            assert!(shelf.bytes <= BYTES);
+            let bytes: usize = shelf.sets.values().map(|kept| kept.bytes).sum();
+            assert_eq!(bytes, shelf.bytes);
+        }
+        let too_large: RoaringBitmap = (0..40_000_000).step_by(2).collect();
+        assert!(looked(&parts, 9_999_999, 1, &too_large));
+        assert!(looked(&parts, 9_999_999, 1, &too_large), "it isn't kept");
     }
 }

@@ -51,7 +51,7 @@ impl Known {
 /// don't all grow at the same time.
 fn shard_of(id: UserId) -> usize {
     // From 2^20 up to 2^22, so from 2^10 up to 2^11 at its root.
-    let even = (1 << 20) + (u64::from(halves(id[1])[0]) * 3 >> 12);
+    let even = (1 << 20) + ((u64::from(halves(id[1])[0]) * 3) >> 12);
     halves(even)[1].isqrt() as usize - SHARDS
 }
 

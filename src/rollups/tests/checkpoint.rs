@@ -84,7 +84,7 @@ fn small_ones_are_refused_at_every_cut() {
     for length in 0..bytes.len() {
         assert!(damaged(&bytes[..length]), "{length}");
     }
-    for length in [u32::MAX, 1 << 31, CHUNK as u32 + 17] {
+    for length in [u32::MAX, 1 << 31, u32::try_from(CHUNK).unwrap() + 17] {
         let mut long = bytes.clone();
         long[25..29].copy_from_slice(&length.to_le_bytes());
         assert!(damaged(&long), "a chunk of {length} is not asked for");
