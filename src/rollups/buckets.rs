@@ -126,7 +126,7 @@ impl Rollups {
             entries.clear();
             let pair = |pair| wanted.pair(pair);
             cell.sorted_users(pair, &minutes, |minutes, users| {
-                entries.extend(minutes.iter().copied().zip(users.iter().copied()));
+                entries.extend(minutes.iter().copied().zip(users.iter()));
             });
             entries.extend(cell.late_users(pair, &minutes));
             entries.sort_unstable();

@@ -152,7 +152,7 @@ fn totals(tenant: &Tenant) -> (u64, u64, u64) {
         let cell = cell.settled();
         cell.totals(|_, n| events += n);
         for (_, _, own) in cell.columns() {
-            users.insert_all(own.iter().copied());
+            users.insert_all(own.iter());
         }
     }
     (events, users.into_bitmap().len(), tenant.cells.len() as u64)

@@ -154,7 +154,7 @@ impl Rollups {
             self.each_cell(*tenant, span, |_, minutes, cell| {
                 let pair = |pair| wanted.pair(pair);
                 cell.sorted_users(pair, &minutes, |_, sorted| {
-                    users.insert_all(sorted.iter().copied());
+                    users.insert_all(sorted.iter());
                 });
                 users.insert_all(cell.late_users(pair, &minutes).map(|(_, user)| user));
             });
