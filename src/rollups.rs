@@ -9,10 +9,14 @@
 //!                        and their unions over 8 and 64 days
 //! ```
 //!
+//! The cells are what is kept; the days follow from them, and are made of them when a checkpoint is
+//! read. [`Rollups::compare`] and [`Rollups::wrong_days`] check both.
+//!
 //! An answer takes what it can from the days, and the ends of a span that are no whole UTC days,
 //! or questions about a source, from the cells. So every zone is answered whose offsets are whole
 //! minutes; those with seconds (local mean times, mostly before 1930) are refused as
-//! [`Unanswered::Seconds`], and the events themselves must answer.
+//! [`Unanswered::Seconds`], and the events themselves must answer. The users of such ends are kept
+//! for the next answer, until an event comes to their day: so a zone costs little more than UTC.
 //!
 //! - A user is a user of a tenant: the same `user_id` under two tenants is two users, as the same
 //!   `event_id` is two events. So the users of all tenants are the sum of each tenant's.
@@ -20,6 +24,12 @@
 //!   the cohort, is the first of those that the filter lets through.
 //! - An event without a user counts as an event and as no user; one without a type is in every
 //!   answer but the list of types.
+//!
+//! At 20 million events of 1 million users and 20 tenants in 90 days, in processor time of one core
+//! (`cargo test --release --lib rollups::tests::figure -- --ignored --nocapture`): 280 MiB, and up
+//! to 16 MiB of ends; 0.4 µs to fold an event; DAU of 30 days under 1 ms, MAU 5 ms, in UTC and
+//! elsewhere; retention of 30 days by 30 about 10 ms; top types of 90 days 1 ms, with ends that are
+//! no whole days 7 ms. A checkpoint has 96 MiB and takes 0.8 s both ways, a snapshot for it 20 µs.
 //!
 //! Everything has a bound ([`Bounds`]). A tenant that goes past one is *spilled*: its questions, and
 //! those about all tenants, are refused as [`Unanswered::Bound`], and the other tenants' are not.
@@ -29,11 +39,13 @@ mod buckets;
 mod calendar;
 mod cell;
 mod checkpoint;
+mod compare;
 mod days;
 mod derive;
 mod facts;
 mod fold;
 mod names;
+mod parts;
 mod query;
 mod retention;
 mod top;
@@ -46,6 +58,7 @@ pub use self::active_users::Active;
 pub use self::buckets::Bucket;
 pub use self::calendar::{BucketSize, Span};
 pub use self::checkpoint::{Snapshot, Unrestored};
+pub use self::compare::TenantComparison;
 pub use self::facts::{Facts, UserKey};
 pub use self::fold::{Bounds, Rollups};
 pub use self::query::Filter;

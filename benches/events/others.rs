@@ -14,6 +14,7 @@ use super::figures::{Row, variable};
 use super::generator::{BATCH, Generator, NEW, numbers};
 use super::load::send;
 use super::other::Other;
+use super::postgres::Postgres;
 use super::process::Setup;
 
 /// How many clients there are.
@@ -56,7 +57,7 @@ pub(crate) fn run(rows: &mut Vec<Row>) {
         rows,
         name,
         ours,
-        postgres.map(|it| measure::<postgres::Postgres>(&it, requests)),
+        postgres.map(|it| measure::<Postgres>(&it, requests)),
     );
 }
 

@@ -1,6 +1,7 @@
 //! Users by day: of the day, or of the days that end with it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -42,7 +43,7 @@ impl Rollups {
             let users = if days > 1 && wanted.by_day() {
                 self.slide(&wanted, &mut window, span)
             } else {
-                self.users(&wanted, span).len()
+                self.count_users(&wanted, span)
             };
             found.push(Active { date, users });
             if date == last {
@@ -57,11 +58,10 @@ impl Rollups {
     fn slide(&self, wanted: &Wanted, window: &mut Window, span: Span) -> u64 {
         let days = whole_days(span);
         if days.is_empty() {
-            return self.users(wanted, span).len();
+            return self.count_users(wanted, span);
         }
         window.advance(&days, |day| self.users_of_days(wanted, day..day + 1));
-        let ends = self.ends(wanted, span, &days);
-        window.users_with(&ends)
+        window.users_with(&self.ends(wanted, span, &days))
     }
 }
 
@@ -105,12 +105,16 @@ impl Window {
         }
     }
 
-    fn users_with(&self, ends: &RoaringBitmap) -> u64 {
+    fn users_with(&self, ends: &[Arc<RoaringBitmap>]) -> u64 {
+        let Some((last, ends)) = ends.split_last() else {
+            let none = RoaringBitmap::new();
+            return self.front.last().unwrap_or(&none).union_len(&self.joined);
+        };
         let mut all = self.front.last().cloned().unwrap_or_default();
-        if ends.is_empty() {
-            return all.union_len(&self.joined);
-        }
         all |= &self.joined;
-        all.union_len(ends)
+        for end in ends {
+            all |= &**end;
+        }
+        all.union_len(last)
     }
 }

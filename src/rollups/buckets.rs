@@ -57,9 +57,9 @@ impl Rollups {
         if size == BucketSize::Day {
             for (start, sum) in &mut found {
                 let part = span.within(*start..sum.end);
-                sum.count = self.counts(&wanted, part).values().sum();
+                sum.count = self.counts(&wanted, part).iter().sum();
                 if sum.count > 0 {
-                    sum.users = self.users(&wanted, part).len();
+                    sum.users = self.count_users(&wanted, part);
                 }
             }
         }
@@ -124,11 +124,11 @@ impl Rollups {
                 }
             });
             entries.clear();
-            cell.each(
-                |pair| wanted.pair(pair),
-                &minutes,
-                |minute, user| entries.push((minute, user)),
-            );
+            let pair = |pair| wanted.pair(pair);
+            cell.sorted_users(pair, &minutes, |minutes, users| {
+                entries.extend(minutes.iter().copied().zip(users.iter()));
+            });
+            entries.extend(cell.late_users(pair, &minutes));
             entries.sort_unstable();
             let mut rest = entries.as_slice();
             for (minute, count) in (first..).zip(by_minute).filter(|(_, count)| *count > 0) {

@@ -1,6 +1,7 @@
 //! The events of one tenant in one hour.
 //!
-//! Five bytes for each (source and type, minute, user) that occurred: sorted columns, and a short
+//! Three bytes for each (source and type, minute, user) that occurred, five if there are users of
+//! several blocks: sorted columns, and a short
 //! tail of new ones that is merged in once it is a sixteenth of them. What those don't say, events
 //! without a user and repetitions, is counted beside them.
 
@@ -37,6 +38,73 @@ struct Run {
     end: u32,
 }
 
+/// The users of all entries.
+#[derive(Clone, Debug)]
+enum Users {
+    /// The upper half of all of them, and the lower halves.
+    OfBlock(u32, Box<[u16]>),
+    Any(Box<[u32]>),
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self::Any(Box::default())
+    }
+}
+
+impl Users {
+    fn of(entries: &[Entry]) -> Self {
+        let upper = |entry: &Entry| entry.user() & !0xffff;
+        let block = entries.first().map_or(0, upper);
+        if entries.iter().all(|entry| upper(entry) == block) {
+            let lower = entries.iter().map(|entry| (entry.user() & 0xffff) as u16);
+            return Self::OfBlock(block, lower.collect());
+        }
+        Self::Any(entries.iter().map(|entry| entry.user()).collect())
+    }
+
+    fn all(&self) -> Column<'_> {
+        match self {
+            Self::OfBlock(block, lower) => Column::OfBlock(*block, lower),
+            Self::Any(users) => Column::Any(users),
+        }
+    }
+}
+
+/// Some users of a cell, in the order of its entries.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Column<'a> {
+    OfBlock(u32, &'a [u16]),
+    Any(&'a [u32]),
+}
+
+impl<'a> Column<'a> {
+    pub(super) fn len(self) -> usize {
+        match self {
+            Self::OfBlock(_, lower) => lower.len(),
+            Self::Any(users) => users.len(),
+        }
+    }
+
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::OfBlock(block, lower) => {
+                Self::OfBlock(block, lower.get(range).unwrap_or_default())
+            }
+            Self::Any(users) => Self::Any(users.get(range).unwrap_or_default()),
+        }
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = u32> + use<'a> {
+        let (block, lower, any): (u32, &[u16], &[u32]) = match self {
+            Self::OfBlock(block, lower) => (block, lower, &[]),
+            Self::Any(users) => (0, &[], users),
+        };
+        let lower = lower.iter().map(move |lower| block | u32::from(*lower));
+        lower.chain(any.iter().copied())
+    }
+}
+
 /// Events that no entry stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extra {
@@ -50,7 +118,7 @@ pub(super) struct Extra {
 pub(super) struct Cell {
     runs: Box<[Run]>,
     minutes: Box<[u8]>,
-    users: Box<[u32]>,
+    users: Users,
     tail: Vec<Entry>,
     /// Sorted by (pair, minute).
     extras: Vec<Extra>,
@@ -70,7 +138,7 @@ impl Cell {
 
     /// After some were pushed: merges the tail if it is long.
     pub(super) fn pushed(&mut self) {
-        if self.tail.len() >= TAIL.max(self.users.len() / 16) {
+        if self.tail.len() >= TAIL.max(self.minutes.len() / 16) {
             self.settle();
         }
     }
@@ -112,7 +180,7 @@ impl Cell {
         }
         let mut tail = std::mem::take(&mut self.tail);
         tail.sort_unstable();
-        let mut merged = Vec::with_capacity(self.users.len() + tail.len());
+        let mut merged = Vec::with_capacity(self.minutes.len() + tail.len());
         let mut repeated = Vec::new();
         let mut tail = tail.into_iter().peekable();
         for entry in self.sorted() {
@@ -143,25 +211,25 @@ impl Cell {
         }
         self.runs = runs.into_boxed_slice();
         self.minutes = entries.iter().map(|entry| entry.minute()).collect();
-        self.users = entries.iter().map(|entry| entry.user()).collect();
+        self.users = Users::of(entries);
     }
 
     /// The runs of sorted entries: pair, minutes, users.
-    pub(super) fn columns(&self) -> impl Iterator<Item = (u16, &[u8], &[u32])> {
+    pub(super) fn columns(&self) -> impl Iterator<Item = (u16, &[u8], Column<'_>)> {
         let mut start = 0;
         self.runs.iter().map(move |run| {
             let range = start..run.end as usize;
             start = run.end as usize;
             let minutes = self.minutes.get(range.clone()).unwrap_or_default();
-            (run.pair, minutes, self.users.get(range).unwrap_or_default())
+            (run.pair, minutes, self.users.all().part(range))
         })
     }
 
     /// The sorted entries.
-    fn sorted(&self) -> impl Iterator<Item = Entry> {
+    pub(super) fn sorted(&self) -> impl Iterator<Item = Entry> {
         self.columns().flat_map(|(pair, minutes, users)| {
-            let both = minutes.iter().zip(users);
-            both.map(move |(minute, user)| Entry::new(pair, *minute, *user))
+            let both = minutes.iter().zip(users.iter());
+            both.map(move |(minute, user)| Entry::new(pair, *minute, user))
         })
     }
 
@@ -169,18 +237,12 @@ impl Cell {
         &self.extras
     }
 
-    /// The users of all entries; some come twice.
-    pub(super) fn users(&self) -> (&[u32], impl Iterator<Item = u32>) {
-        (&self.users, self.tail.iter().map(|entry| entry.user()))
-    }
-
-    /// Calls `f` with the minute and user of each entry in `minutes` of a wanted pair; some come
-    /// twice.
-    pub(super) fn each(
+    /// Calls `f` with the minutes and users of sorted entries in `minutes` of each wanted pair.
+    pub(super) fn sorted_users(
         &self,
         wanted: impl Fn(u16) -> bool,
         minutes: &Range<u8>,
-        mut f: impl FnMut(u8, u32),
+        mut f: impl FnMut(&[u8], Column<'_>),
     ) {
         for (pair, column, users) in self.columns() {
             if !wanted(pair) {
@@ -189,20 +251,20 @@ impl Cell {
             // Sorted by minute: the part that is meant is one piece.
             let from = column.partition_point(|minute| *minute < minutes.start);
             let to = column.partition_point(|minute| *minute < minutes.end);
-            let (column, users) = (column.get(from..to), users.get(from..to));
-            for (minute, user) in column
-                .into_iter()
-                .flatten()
-                .zip(users.into_iter().flatten())
-            {
-                f(*minute, *user);
-            }
+            let column = column.get(from..to).unwrap_or_default();
+            f(column, users.part(from..to));
         }
-        for entry in &self.tail {
-            if minutes.contains(&entry.minute()) && wanted(entry.pair()) {
-                f(entry.minute(), entry.user());
-            }
-        }
+    }
+
+    /// The minutes and users of the other entries in `minutes` of wanted pairs.
+    pub(super) fn late_users(
+        &self,
+        wanted: impl Fn(u16) -> bool,
+        minutes: &Range<u8>,
+    ) -> impl Iterator<Item = (u8, u32)> {
+        let tail = self.tail.iter();
+        let tail = tail.filter(move |it| minutes.contains(&it.minute()) && wanted(it.pair()));
+        tail.map(|entry| (entry.minute(), entry.user()))
     }
 
     /// Calls `f` with pair and number of events; some pairs come several times.
@@ -267,16 +329,11 @@ mod tests {
         for settled in [false, true] {
             if settled {
                 cell.settle();
-                assert_eq!(cell.users.len(), 5);
+                assert_eq!(cell.minutes.len(), 5);
             }
             let mut users = std::collections::BTreeSet::new();
-            cell.each(
-                |pair| pair == 3,
-                &(7..8),
-                |_, user| {
-                    users.insert(user);
-                },
-            );
+            cell.sorted_users(|pair| pair == 3, &(7..8), |_, it| users.extend(it.iter()));
+            users.extend(cell.late_users(|pair| pair == 3, &(7..8)).map(|it| it.1));
             assert_eq!(users.len(), 5);
             let mut counts = [0; 2];
             cell.counts(&(0..60), |pair, _, n| counts[usize::from(pair == 3)] += n);
@@ -287,7 +344,36 @@ mod tests {
         }
         let mut outside = 0;
         cell.counts(&(8..59), |_, _, n| outside += n);
-        cell.each(|_| true, &(8..60), |_, _| outside += 1);
+        cell.sorted_users(
+            |_| true,
+            &(8..60),
+            |_, users| {
+                outside += users.len() as u64;
+            },
+        );
+        outside += cell.late_users(|pair| pair == 3, &(8..60)).count() as u64;
         assert_eq!(outside, 0);
+    }
+
+    #[test]
+    fn users_of_one_block_or_of_several_are_the_same_to_readers() {
+        for far in [9, 4 << 16] {
+            let mut cell = Cell::default();
+            let users = [1, 2, far];
+            for (minute, user) in (0..).zip(users) {
+                cell.push(3, minute, Some(3 << 16 | user));
+                cell.push(4, minute, Some(3 << 16 | user));
+            }
+            cell.settle();
+            cell.settle();
+            let one = matches!(cell.users, Users::OfBlock(..));
+            assert_eq!(one, far == 9);
+            let found: Vec<u32> = cell.sorted().map(Entry::user).collect();
+            assert_eq!(found[..3], users.map(|user| 3 << 16 | user));
+            assert_eq!(found[..3], found[3..]);
+            let mut part = Vec::new();
+            cell.sorted_users(|pair| pair == 4, &(1..3), |_, it| part.extend(it.iter()));
+            assert_eq!(part, found[1..3]);
+        }
     }
 }

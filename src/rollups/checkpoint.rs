@@ -191,11 +191,11 @@ fn write_cell(out: &mut Out<'_, impl Write>, cell: &Cell) -> std::io::Result<()>
         out.number(pair.into())?;
         out.length(users.len())?;
         let (mut minute, mut user) = (0, 0);
-        for (new_minute, new_user) in minutes.iter().zip(users) {
+        for (new_minute, new_user) in minutes.iter().zip(users.iter()) {
             let minutes = u64::from(new_minute - minute);
             let base = if minutes == 0 { user } else { 0 };
             out.number(u64::from(new_user - base) << MINUTE | minutes)?;
-            (minute, user) = (*new_minute, *new_user);
+            (minute, user) = (*new_minute, new_user);
         }
     }
     out.length(cell.extras().len())?;

@@ -95,6 +95,22 @@ impl Days {
         self.by_day.contains_key(&day)
     }
 
+    /// The days whose users are kept together, and of which types there are any; `None` is all.
+    pub(super) fn unions(&self) -> impl Iterator<Item = (Range<i32>, Vec<Option<u16>>)> {
+        let levels = self.levels.iter().zip(SHIFTS);
+        levels.flat_map(|(level, shift)| {
+            level.iter().map(move |(number, sets)| {
+                let types = sets.types.keys().copied().map(Some);
+                let days = number << shift..(number + 1) << shift;
+                (days, std::iter::once(None).chain(types).collect())
+            })
+        })
+    }
+
+    pub(super) fn get(&self, day: i32) -> Option<&Day> {
+        self.by_day.get(&day)
+    }
+
     pub(super) fn day(&mut self, day: i32) -> &mut Day {
         self.by_day.entry(day).or_default()
     }
@@ -163,21 +179,30 @@ impl Days {
         }
     }
 
-    /// The users in `days`, of all types or of one.
-    pub(super) fn users(&self, event_type: Option<u16>, days: Range<i32>) -> RoaringBitmap {
+    /// The users in `days`, of all types or of one; only those in `mask`, if there is one.
+    pub(super) fn users(
+        &self,
+        event_type: Option<u16>,
+        mask: Option<&RoaringBitmap>,
+        days: Range<i32>,
+    ) -> RoaringBitmap {
         let mut all = RoaringBitmap::new();
-        self.union(event_type, days.clone(), 2, &mut all);
+        self.union((event_type, mask), days.clone(), 2, &mut all);
         // Last, since inserting into full containers costs least.
         for (_, day) in self.range(days) {
             let waiting = day.waiting.iter();
             let waiting = waiting.filter(|it| event_type.is_none_or(|of| of == it.event_type()));
-            all.extend(waiting.map(|it| it.user()));
+            let users = waiting.map(|it| it.user());
+            match mask {
+                Some(mask) => all.extend(users.filter(|user| mask.contains(*user))),
+                None => all.extend(users),
+            }
         }
         all
     }
 
     /// Adds the users in `days` by the unions of `level`, and by lower ones at both ends.
-    fn union(&self, of: Option<u16>, days: Range<i32>, level: usize, all: &mut RoaringBitmap) {
+    fn union(&self, of: Whose<'_>, days: Range<i32>, level: usize, all: &mut RoaringBitmap) {
         if days.is_empty() {
             return;
         }
@@ -207,21 +232,30 @@ impl Days {
 /// Inserts `users`, which are sorted, and may leave those in it that were new: whoever is in a day
 /// is in the unions above it.
 fn insert(known: &mut RoaringBitmap, users: &mut Vec<u32>) {
-    if known.len() < users.len() as u64 * FEW {
-        // So many that going through what is known costs less than a search for each.
-        if let Ok(new) = RoaringBitmap::from_sorted_iter(users.iter().copied()) {
-            *known |= new;
-        }
-    } else {
+    let blocks = users.chunk_by(|a, b| a >> 16 == b >> 16).count() as u64;
+    let (all, new) = (known.len(), users.len() as u64);
+    let listed = all <= blocks * LISTED;
+    if new < blocks * 4 || listed && all > new * FEW {
         users.retain(|user| known.insert(*user));
+    } else if let Ok(new) = RoaringBitmap::from_sorted_iter(users.iter().copied()) {
+        *known |= new;
     }
 }
 
-/// How many users are gone through in the time of one search.
+/// A bitmap lists up to so many users of a block, which are gone through to insert others; of more
+/// it has a bit each.
+const LISTED: u64 = 4096;
+
+/// How many listed users are gone through in the time of one search.
 const FEW: u64 = 32;
 
-fn add(sets: &Sets, of: Option<u16>, all: &mut RoaringBitmap) {
-    if let Some(users) = sets.of(of) {
-        *all |= users;
+/// A type, and a mask of users.
+type Whose<'a> = (Option<u16>, Option<&'a RoaringBitmap>);
+
+fn add(sets: &Sets, (event_type, mask): Whose<'_>, all: &mut RoaringBitmap) {
+    match (sets.of(event_type), mask) {
+        (None, _) => {}
+        (Some(users), None) => *all |= users,
+        (Some(users), Some(mask)) => *all |= users & mask,
     }
 }

@@ -47,7 +47,7 @@ fn day_of_cells(cells: &[(i64, u16, &Cell)], pairs: &[Pair]) -> (Day, Sets) {
         for (pair, _, users) in cell.columns() {
             let event_type = pairs.get(usize::from(pair)).map_or(0, |pair| pair.1);
             let known = types.entry(event_type).or_default();
-            known.insert_all(users.iter().copied());
+            known.insert_all(users.iter());
         }
     }
     let types: BTreeMap<u16, RoaringBitmap> = types

@@ -10,6 +10,7 @@ use super::cell::Cell;
 use super::days::{DAY, Days};
 use super::facts::{Fact, Facts, Names};
 use super::names::Interner;
+use super::parts::Parts;
 use super::users::Users;
 use crate::model::event::Sequence;
 
@@ -72,6 +73,8 @@ pub struct Rollups {
     pub(super) pair_numbers: HashMap<Pair, u16>,
     pub(super) users: Users,
     pub(super) days: Days,
+    /// What answers have found.
+    pub(super) parts: Parts,
     /// Cells of all tenants.
     pub(super) hours: usize,
     /// Whether there are tenants beyond the bound.

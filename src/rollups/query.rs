@@ -1,14 +1,15 @@
 //! Which events are meant, and the two things that are asked about them: how many, and whose.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use hashbrown::HashMap;
 use roaring::RoaringBitmap;
 
 use super::calendar::Span;
 use super::cell::Cell;
 use super::days::DAY;
 use super::fold::{Rollups, day_of};
+use super::parts::Part;
 use super::users::{Dense, numbers_of};
 use super::{Bound, Unanswered};
 
@@ -151,14 +152,11 @@ impl Rollups {
         let mut users = Dense::default();
         for tenant in &wanted.tenants {
             self.each_cell(*tenant, span, |_, minutes, cell| {
-                if wanted.pairs.is_none() && minutes == (0..60) {
-                    let (sorted, tail) = cell.users();
-                    users.insert_all(sorted.iter().copied());
-                    users.insert_all(tail);
-                } else {
-                    let pair = |pair| wanted.pair(pair);
-                    cell.each(pair, &minutes, |_, user| users.insert_all([user]));
-                }
+                let pair = |pair| wanted.pair(pair);
+                cell.sorted_users(pair, &minutes, |_, sorted| {
+                    users.insert_all(sorted.iter());
+                });
+                users.insert_all(cell.late_users(pair, &minutes).map(|(_, user)| user));
             });
         }
         users.into_bitmap()
@@ -169,42 +167,71 @@ impl Rollups {
         if wanted.tenants.is_empty() {
             return RoaringBitmap::new();
         }
-        let mut users = self.days.users(wanted.event_type, days);
-        if let Some(mask) = &wanted.mask {
-            users &= mask;
-        }
-        users
+        let mask = wanted.mask.as_ref();
+        self.days.users(wanted.event_type, mask, days)
     }
 
     /// The users in `span`.
     pub(super) fn users(&self, wanted: &Wanted, span: Span) -> RoaringBitmap {
-        let days = whole_days(span);
-        if !wanted.by_day || days.is_empty() {
+        if !wanted.by_day {
             return self.scan(wanted, span);
         }
+        let days = whole_days(span);
         let mut users = self.users_of_days(wanted, days.clone());
-        users |= self.ends(wanted, span, &days);
+        for end in self.ends(wanted, span, &days) {
+            users |= &*end;
+        }
         users
     }
 
-    /// The users in `span` outside of `days`.
-    pub(super) fn ends(&self, wanted: &Wanted, span: Span, days: &Range<i32>) -> RoaringBitmap {
-        let (from, to) = (i64::from(days.start) * DAY, i64::from(days.end) * DAY);
-        let mut users = RoaringBitmap::new();
-        for end in [span.within(span.from..from), span.within(to..span.to)] {
-            if end.from < end.to {
-                users |= self.scan(wanted, end);
-            }
+    /// How many users are in `span`.
+    pub(super) fn count_users(&self, wanted: &Wanted, span: Span) -> u64 {
+        let days = whole_days(span);
+        if !wanted.by_day || !days.is_empty() {
+            return self.users(wanted, span).len();
         }
-        users
+        match self.ends(wanted, span, &days).as_slice() {
+            [] => 0,
+            [one] => one.len(),
+            [one, rest @ ..] => rest.iter().map(|other| one.union_len(other)).sum(),
+        }
+    }
+
+    /// The users in `span` before and after `days`, which are all whole days in it. If there are
+    /// none, the parts lie on both sides of a midnight.
+    pub(super) fn ends(
+        &self,
+        wanted: &Wanted,
+        span: Span,
+        days: &Range<i32>,
+    ) -> Vec<Arc<RoaringBitmap>> {
+        let (from, to) = (i64::from(days.start) * DAY, i64::from(days.end) * DAY);
+        let ends = [span.within(span.from..from), span.within(to..span.to)];
+        let ends = ends.into_iter().filter(|end| end.from < end.to);
+        ends.filter_map(|end| self.part(wanted, end)).collect()
+    }
+
+    /// The users in a part of a UTC day, if there are events on it.
+    fn part(&self, wanted: &Wanted, span: Span) -> Option<Arc<RoaringBitmap>> {
+        let day = self.days.get(day_of(span.from))?;
+        let part = Part {
+            tenant: Some(*wanted.tenants.first()?).filter(|_| wanted.mask.is_some()),
+            event_type: wanted.event_type,
+            from: span.from,
+            to: span.to,
+        };
+        let find = || self.scan(wanted, span);
+        Some(self.parts.users(part, day.events, find))
     }
 
     /// The events in `span` by pair.
-    pub(super) fn counts(&self, wanted: &Wanted, span: Span) -> HashMap<u16, u64> {
-        let mut counts: HashMap<u16, u64> = HashMap::new();
+    pub(super) fn counts(&self, wanted: &Wanted, span: Span) -> Vec<u64> {
+        let mut counts = vec![0; self.pairs.len()];
         let mut count = |pair, n| {
-            if wanted.pair(pair) {
-                *counts.entry(pair).or_default() += n;
+            if wanted.pair(pair)
+                && let Some(sum) = counts.get_mut(usize::from(pair))
+            {
+                *sum += n;
             }
         };
         let days = whole_days(span);
@@ -220,9 +247,10 @@ impl Rollups {
                 span.within(whole.to..span.to),
             ]
         };
+        let all = wanted.tenants.len() == self.tenants.len();
         for (_, day) in self.days.range(days) {
             for ((tenant, pair), n) in &day.counts {
-                if wanted.tenants.binary_search(tenant).is_ok() {
+                if all || wanted.tenants.binary_search(tenant).is_ok() {
                     count(*pair, *n);
                 }
             }

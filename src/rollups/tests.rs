@@ -8,6 +8,7 @@ use crate::model::time::Timestamp;
 mod bounds;
 mod checkpoint;
 mod cohorts;
+mod compare;
 mod figure;
 mod model;
 mod zones;

@@ -31,12 +31,12 @@ impl Rollups {
     ) -> Result<Vec<TopType>, Unanswered> {
         let wanted = self.wanted(filter)?;
         let mut by_type: HashMap<u16, u64> = HashMap::new();
-        for (pair, n) in self.counts(&wanted, span) {
-            let event_type = self.pairs.get(usize::from(pair)).map_or(0, |pair| pair.1);
-            *by_type.entry(event_type).or_default() += n;
+        for (n, (_, event_type)) in self.counts(&wanted, span).into_iter().zip(&self.pairs) {
+            *by_type.entry(*event_type).or_default() += n;
         }
         let mut top: Vec<(Reverse<u64>, &str, u16)> = by_type
             .into_iter()
+            .filter(|(_, count)| *count > 0)
             .filter_map(|(number, count)| {
                 let name = self.types.name(number.checked_sub(1)?)?;
                 Some((Reverse(count), name, number))
@@ -49,7 +49,7 @@ impl Rollups {
             .map(|(Reverse(count), name, number)| TopType {
                 event_type: name.to_owned(),
                 count,
-                unique_users: self.users(&self.of_type(&wanted, number), span).len(),
+                unique_users: self.count_users(&self.of_type(&wanted, number), span),
             })
             .collect())
     }

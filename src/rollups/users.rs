@@ -18,14 +18,14 @@ use super::facts::UserId;
 /// The numbers of a block.
 const BLOCK: usize = 1 << 16;
 
-/// Named by the highest bits of a user.
+/// How many tables there are.
 const SHARDS: usize = 1 << 10;
 
 /// A user and its number.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// The lowest 96 bits of the user. With those that name the shard they are 106: that there are
-    /// two users of ten million that have the same is less likely than one in 10^18.
+    /// All but the lowest bits of the user: that there are two of ten million users that have the
+    /// same is less likely than one in 10^15.
     id: [u32; 3],
     number: u32,
 }
@@ -38,16 +38,21 @@ fn halves(number: u64) -> [u32; 2] {
 impl Known {
     fn id_of([first, second]: UserId) -> [u32; 3] {
         let [high, low] = halves(first);
-        [high, low, halves(second)[1]]
+        [high, low, halves(second)[0]]
     }
 
-    fn hash(&self) -> u64 {
-        u64::from(self.id[0]) << 32 | u64::from(self.id[1])
+    fn id(&self) -> UserId {
+        let [high, low, second] = self.id.map(u64::from);
+        [high << 32 | low, second << 32]
     }
 }
 
+/// The last shard gets twice as many users as the first, and those between accordingly: so they
+/// don't all grow at the same time.
 fn shard_of(id: UserId) -> usize {
-    (id[1] >> 54) as usize
+    // From 2^20 up to 2^22, so from 2^10 up to 2^11 at its root.
+    let even = (1 << 20) + ((u64::from(halves(id[1])[0]) * 3) >> 12);
+    halves(even)[1].isqrt() as usize - SHARDS
 }
 
 /// Numbers of users.
@@ -118,7 +123,7 @@ impl Users {
             number,
         };
         if let Some(shard) = self.shards.get_mut(shard_of(id)) {
-            Arc::make_mut(shard).insert_unique(id[0], known, Known::hash);
+            Arc::make_mut(shard).insert_unique(id[0], known, |it| it.id()[0]);
             self.len += 1;
         }
     }
@@ -130,12 +135,8 @@ impl Users {
 
     /// All users and their numbers, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (UserId, u32)> {
-        (0_u64..).zip(&self.shards).flat_map(|(shard, users)| {
-            users.iter().map(move |it| {
-                let id = [it.hash(), shard << 54 | u64::from(it.id[2])];
-                (id, it.number)
-            })
-        })
+        let shards = self.shards.iter();
+        shards.flat_map(|users| users.iter().map(|it| (it.id(), it.number)))
     }
 
     /// Without any users yet, in blocks that have so many. `None` if those can't be.
@@ -248,5 +249,16 @@ impl Dense {
             }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_user_has_a_shard() {
+        let shards = [0, 1 << 31, 3 << 30, u32::MAX].map(|it| shard_of([0, u64::from(it) << 32]));
+        assert_eq!(shards, [0, 595, 822, SHARDS - 1]);
     }
 }

@@ -70,7 +70,7 @@ fn filled(clock: &Clock, shuffled: bool) -> Rollups {
     let mut random = fastrand::Rng::with_seed(5);
     let mut rollups = Rollups::new(Bounds::default());
     let (mut made, mut folded) = (Duration::ZERO, Duration::ZERO);
-    let mut worst = Duration::ZERO;
+    let mut worst = (Duration::ZERO, 0);
     for from in (0..EVENTS).step_by(5_000) {
         let events = batch(&mut random, from, 5_000, shuffled);
         let (took, facts) = timed(clock, || Facts::of(KEY, &events));
@@ -78,13 +78,15 @@ fn filled(clock: &Clock, shuffled: bool) -> Rollups {
         let last = Sequence((from + 5_000) as u64);
         let (took, ()) = timed(clock, || rollups.fold(&facts, last));
         folded += took;
-        worst = worst.max(took);
+        worst = worst.max((took, from));
     }
     let each = |all: Duration| all.as_nanos() / EVENTS as u128;
     println!(
-        "shuffled: {shuffled}; facts {} ns an event, fold {} ns, worst fold of 5,000 {worst:?}; {} MiB",
+        "shuffled: {shuffled}; facts {} ns an event, fold {} ns, worst fold of 5,000 {:?} at {}; {} MiB",
         each(made),
         each(folded),
+        worst.0,
+        worst.1,
         memory() - before,
     );
     rollups
@@ -158,8 +160,9 @@ fn figure() {
     let size = bytes.len() >> 20;
     println!("snapshot: {took:?}; checkpoint: {wrote:?}, {size} MiB");
     drop((rollups, snapshot));
+    println!("without them: {} MiB", memory());
     let (took, restored) = timed(&clock, || restored(Bounds::default(), &bytes).unwrap());
-    println!("restore: {took:?}");
+    println!("restore: {took:?}; {} MiB", memory());
     assert_eq!(restored.covers(), Sequence(EVENTS as u64));
     drop((restored, bytes));
     let rollups = filled(&clock, true);
