@@ -28,7 +28,28 @@ pub(super) struct Renderer {
 }
 
 /// The members of a JSON object in their order.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// Of the text of an event.
+    pub(super) fn parse(json: &'a str) -> Result<Self, Failure> {
+        serde_json::from_str(json)
+            .map_err(|error| Failure::Failed(format!("an event can't be read: {error}")))
+    }
+
+    /// The object of those that have no column; empty if there are none.
+    pub(super) fn extra(&self) -> Vec<u8> {
+        let Self(members) = self;
+        let mut extra = members.iter();
+        let mut extra = extra.by_ref().filter(|(key, _)| !COLUMNS.contains(&&**key));
+        let mut extra = extra.by_ref().peekable();
+        let mut text = Vec::new();
+        if extra.peek().is_some() {
+            object(extra, &mut text);
+        }
+        text
+    }
+}
 
 impl Renderer {
     pub(super) fn new(csv: bool) -> Self {
@@ -45,13 +66,13 @@ impl Renderer {
 
     /// Adds the event of `json` as a line.
     pub(super) fn render(&self, json: &str, out: &mut Vec<u8>) -> Result<(), Failure> {
-        let Members(members) = serde_json::from_str(json)
-            .map_err(|error| Failure::Failed(format!("an event can't be read: {error}")))?;
+        let members = Members::parse(json)?;
         if self.csv {
             record(&members, out)
         } else {
             object(
                 members
+                    .0
                     .iter()
                     .filter(|(key, value)| !is_default(key, value)),
                 out,
@@ -91,21 +112,17 @@ fn object<'a>(members: impl Iterator<Item = &'a (Cow<'a, str>, &'a RawValue)>, o
     out.push(b'}');
 }
 
-fn record(members: &[(Cow<'_, str>, &RawValue)], out: &mut Vec<u8>) -> Result<(), Failure> {
+fn record(members: &Members<'_>, out: &mut Vec<u8>) -> Result<(), Failure> {
     for (index, column) in COLUMNS.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        let found = members.iter().find(|(key, _)| key == column);
+        let found = members.0.iter().find(|(key, _)| key == column);
         match (*column, found) {
             ("extra_json", _) => {
-                let mut extra = members.iter();
-                let mut extra = extra.by_ref().filter(|(key, _)| !COLUMNS.contains(&&**key));
-                let mut extra = extra.by_ref().peekable();
-                if extra.peek().is_some() {
-                    let mut text = Vec::new();
-                    object(extra, &mut text);
-                    csv::field(out, &String::from_utf8_lossy(&text));
+                let extra = members.extra();
+                if !extra.is_empty() {
+                    csv::field(out, &String::from_utf8_lossy(&extra));
                 }
             }
             ("payload", Some((_, value))) => csv::field(out, value.get()),

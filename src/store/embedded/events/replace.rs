@@ -47,9 +47,13 @@ impl Embedded {
         Ok(true)
     }
 
-    pub(in crate::store) async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
-        // What is accepted from here on is not looked at, or this might never end.
-        let last = *self.events.last.borrow();
+    /// What arrived after `last` is not looked at, or this might never end.
+    pub(in crate::store) async fn erase(
+        &self,
+        filter: EventFilter,
+        last: Sequence,
+    ) -> Result<u64, StoreError> {
+        let last = last.min(*self.events.last.borrow());
         let key = self.events.key;
         let (mut from, mut erased) = (0, 0);
         loop {
@@ -108,7 +112,7 @@ fn exchange(
     Ok(gone.len() as u64)
 }
 
-/// Looks through the next blocks behind `from` for events that `filter` means, none of them behind
+/// Looks through the next blocks behind `from` for events that `filter` means and that arrived up to
 /// `last`.
 fn find(
     db: &Connection,
@@ -135,7 +139,7 @@ fn find(
         let before = step.spent.len();
         for event in decoded.events()? {
             let (sequence, event) = event?;
-            if filter.matches(&event) {
+            if sequence <= last && filter.matches(&event) {
                 step.spent.push(key.of(&event));
             } else {
                 kept.push((sequence.0, event));
