@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 use self::covers::Covers;
 use super::part::{self, Day, Limits, PartRows, PartWriter};
 use crate::model::event::{
-    ColdSettings, EventFilter, EventPage, Order, PageQuery, Place, StoredEvent,
+    ColdSettings, EventFilter, EventPage, Order, PageQuery, Place, Sequence, StoredEvent,
 };
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
@@ -138,7 +138,8 @@ impl Cold {
     /// Writes the next part of `day` under the temporary name; what it covers and how many events it
     /// has, unless it has none.
     async fn write(&self, day: Day) -> Result<Option<(Covers, u64)>, ColdError> {
-        let written = self.write_part(day).await;
+        let last = *self.store.last_event().borrow();
+        let written = self.write_up_to(day, last).await;
         if !matches!(written, Ok(Some(_))) {
             // It would take the space that a full disk needs; if it stays it is overwritten.
             let temporary = self.temporary();
@@ -147,8 +148,12 @@ impl Cold {
         written
     }
 
-    async fn write_part(&self, day: Day) -> Result<Option<(Covers, u64)>, ColdError> {
-        let last = *self.store.last_event().borrow();
+    /// The same of events that had arrived by `last`: others come all the while.
+    async fn write_up_to(
+        &self,
+        day: Day,
+        last: Sequence,
+    ) -> Result<Option<(Covers, u64)>, ColdError> {
         let temporary = self.temporary();
         let mut part = blocking(&temporary, {
             let (dir, temporary) = (self.settings.dir.clone(), temporary.clone());
