@@ -1,4 +1,4 @@
-//! `tollgate export --format parquet`, read back here and by the Parquet readers of others: `DuckDB`, and
+//! `tollgate export --format parquet`, read back here and by the Parquet readers of others: DuckDB, and
 //! pandas with `PyArrow`.
 //!
 //! Those need Python with the packages of `.ci/requirements.txt`: the one that `PARQUET_PYTHON` names,

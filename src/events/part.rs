@@ -1,4 +1,4 @@
-//! A Parquet file of events of one UTC day, as `DuckDB` and pandas read it.
+//! A Parquet file of events of one UTC day, as DuckDB and pandas read it.
 //!
 //! A Parquet file is *row groups*, each with all its columns one after the other, so the rows of a
 //! group are kept in memory until it is written. Groups are bounded in rows and bytes, files in rows

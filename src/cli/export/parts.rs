@@ -271,7 +271,7 @@ mod tests {
             event_type: Some("c\n".into()),
             user: Some("\u{1f980}".into()),
             payload: r#"{ "n" : 1e400,"n":12345678901234567890}"#.into(),
-            extra: r#"{"x":{"y":1e5},"a/b":null}"#.into(),
+            extra: r#"{"x":{"y":1e5},"a/b":null,"extra_json":1}"#.into(),
         };
         let least = Event {
             source: None,

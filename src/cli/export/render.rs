@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::cli::{Failure, csv};
 
+/// The column of the keys that have none.
+const EXTRA: &str = "extra_json";
+
 /// The columns of a CSV file, which are keys of an event, and the last one for all others.
 const COLUMNS: [&str; 9] = [
     "event_id",
@@ -19,7 +22,7 @@ const COLUMNS: [&str; 9] = [
     "event_type",
     "user_id",
     "payload",
-    "extra_json",
+    EXTRA,
 ];
 
 /// Makes lines of events.
@@ -39,10 +42,9 @@ impl<'a> Members<'a> {
 
     /// The object of those that have no column; empty if there are none.
     pub(super) fn extra(&self) -> Vec<u8> {
-        let Self(members) = self;
-        let mut extra = members.iter();
-        let mut extra = extra.by_ref().filter(|(key, _)| !COLUMNS.contains(&&**key));
-        let mut extra = extra.by_ref().peekable();
+        let has_column = |key: &str| key != EXTRA && COLUMNS.contains(&key);
+        let extra = self.0.iter().filter(|(key, _)| !has_column(key));
+        let mut extra = extra.peekable();
         let mut text = Vec::new();
         if extra.peek().is_some() {
             object(extra, &mut text);
@@ -119,7 +121,7 @@ fn record(members: &Members<'_>, out: &mut Vec<u8>) -> Result<(), Failure> {
         }
         let found = members.0.iter().find(|(key, _)| key == column);
         match (*column, found) {
-            ("extra_json", _) => {
+            (EXTRA, _) => {
                 let extra = members.extra();
                 if !extra.is_empty() {
                     csv::field(out, &String::from_utf8_lossy(&extra));
@@ -200,6 +202,11 @@ mod tests {
                 r#""{""k\"""":[1,         2],""x"":null}""#,
                 "\n"
             )
+        );
+        let named = r#"{"event_id":"1","timestamp":"t","payload":{},"extra_json":7}"#;
+        assert_eq!(
+            rendered(true, named),
+            "1,t,,,,,,{},\"{\"\"extra_json\"\":7}\"\n"
         );
         let least = r#"{"event_id":"1","timestamp":"t","payload":{}}"#;
         assert_eq!(rendered(true, least), "1,t,,,,,,{},\n");
