@@ -71,8 +71,8 @@ pub(super) struct Cold {
     limits: Limits,
     /// The day whose files are settled.
     settled: Option<Day>,
-    /// The day up to which all was moved. Late events for it or for an earlier one wait until the next day is
-    /// old enough, so that a trickle of them does not make many small files.
+    /// The day up to which all was moved. Late events for it or for an earlier one wait until the
+    /// next day is old enough, so that a trickle of them does not make many small files.
     finished: Option<Day>,
 }
 
@@ -160,7 +160,7 @@ impl Cold {
             let limits = self.limits;
             move || {
                 fs::create_dir_all(dir)?;
-                PartWriter::with(&temporary, limits)
+                PartWriter::create(&temporary, limits)
             }
         })
         .await?;

@@ -77,12 +77,7 @@ pub struct PartWriter {
 
 impl PartWriter {
     /// An empty file at `path`; what was there is lost.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        Self::with(path, Limits::default())
-    }
-
-    /// The same, of another size.
-    pub fn with(path: &Path, limits: Limits) -> io::Result<Self> {
+    pub fn create(path: &Path, limits: Limits) -> io::Result<Self> {
         let schema = parse_message_type(SCHEMA).map_err(into_io)?;
         let file = File::create(path)?;
         let file = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties()));

@@ -90,7 +90,7 @@ impl Parts {
     }
 
     fn create(&self, number: u32) -> io::Result<PartWriter> {
-        PartWriter::with(&self.root.join(name(TEMPORARY, number)), self.limits)
+        PartWriter::create(&self.root.join(name(TEMPORARY, number)), self.limits)
     }
 
     /// Makes the files of a day final.

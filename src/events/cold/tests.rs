@@ -348,7 +348,7 @@ async fn events_that_a_final_file_does_not_have_are_not_erased() {
     let folder = tier.home.path().join("cold/day=2026-01-08");
     fs::create_dir_all(&folder).unwrap();
     let foreign = folder.join("part-20.parquet");
-    let mut part = PartWriter::create(&foreign).unwrap();
+    let mut part = PartWriter::create(&foreign, Limits::default()).unwrap();
     for (number, event) in sample().iter().enumerate() {
         let wrong = Event {
             payload: "{}".into(),

@@ -42,14 +42,17 @@ fn what_was_written_comes_back() {
         (Some(Sequence(1)), full("2")),
         (Some(Sequence(u64::from(u32::MAX) + 7)), event("3")),
     ];
-    let mut part = PartWriter::create(&path).unwrap();
+    let mut part = PartWriter::create(&path, Limits::default()).unwrap();
     for (arrival, event) in &rows {
         part.push(*arrival, event).unwrap();
     }
     assert_eq!(part.rows(), 3);
     part.finish().unwrap();
     assert_eq!(read(&path), rows);
-    PartWriter::create(&path).unwrap().finish().unwrap();
+    PartWriter::create(&path, Limits::default())
+        .unwrap()
+        .finish()
+        .unwrap();
     assert_eq!(read(&path), [], "a file without rows is one, too");
 }
 
@@ -71,7 +74,7 @@ fn groups_and_files_are_bounded() {
         groups: 3,
     };
     for (limits, rows, groups) in [(of_rows, 5, 3), (of_bytes, 3, 3)] {
-        let mut part = PartWriter::with(&path, limits).unwrap();
+        let mut part = PartWriter::create(&path, limits).unwrap();
         let mut pushed = Vec::new();
         while !part.is_full() {
             let arrival = Sequence(pushed.len() as u64 + 1);
@@ -94,7 +97,7 @@ fn a_disk_that_is_full_is_an_error() {
     if !full_disk.exists() {
         return; // Only Linux has one.
     }
-    let mut part = PartWriter::create(full_disk).unwrap();
+    let mut part = PartWriter::create(full_disk, Limits::default()).unwrap();
     part.push(None, &event("1")).unwrap();
     assert!(part.finish().is_err());
 }
@@ -103,7 +106,7 @@ fn a_disk_that_is_full_is_an_error() {
 fn a_file_that_was_cut_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
-    let mut part = PartWriter::create(&path).unwrap();
+    let mut part = PartWriter::create(&path, Limits::default()).unwrap();
     part.push(None, &event("1")).unwrap();
     part.finish().unwrap();
     let bytes = fs::read(&path).unwrap();
