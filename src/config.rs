@@ -10,7 +10,7 @@ mod section;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocket::figment::providers::{Env, Format, Toml};
@@ -19,7 +19,7 @@ use rocket::figment::{self, Figment, Metadata, Profile, Provider, util};
 use thiserror::Error;
 use tracing::Level;
 
-use crate::model::event::EventsSettings;
+use crate::model::event::{ColdSettings, EventsSettings};
 use crate::model::queue::{QueueName, QueueSettings};
 use section::Section;
 
@@ -29,8 +29,13 @@ const BUILT_IN: &str = include_str!("../Rocket.toml");
 /// Before each of our environment variables.
 const PREFIX: &str = "TOLLGATE_";
 
+const DAY: Duration = Duration::from_hours(24);
+
 /// Variables with our prefix that are no settings of the service.
 const NOT_SETTINGS: [&str; 1] = ["TOLLGATE_SERVER"];
+
+/// What is said of an empty path.
+const NO_DIRECTORY: &str = "\"\" is not allowed; a directory is";
 
 /// Everything that can be set, beside Rocket's own settings.
 #[derive(Clone, Debug)]
@@ -184,7 +189,7 @@ impl Settings {
             ("debug", Level::DEBUG),
             ("trace", Level::TRACE),
         ];
-        let days = |days: u64| Duration::from_hours(24 * days);
+        let days = |days: u32| DAY * days;
         let keep_ended = root
             .duration("keep_ended", Duration::ZERO..=days(365))?
             .unwrap_or(Duration::from_hours(1));
@@ -204,24 +209,26 @@ impl Settings {
             .text("data_dir")?
             .unwrap_or_else(|| "./data".to_owned());
         if data_dir.is_empty() {
-            return Err(root.refuse("data_dir", "\"\" is not allowed; a directory is"));
+            return Err(root.refuse("data_dir", NO_DIRECTORY));
         }
+        let data_dir = PathBuf::from(data_dir);
+        let events = events(&root.section("events")?, &data_dir)?;
         Ok(Self {
-            data_dir: data_dir.into(),
+            data_dir,
             accept_loss: root.flag("accept_loss")?.unwrap_or(false),
             keep_ended,
             retention,
             max_body: root.size("max_body", 1024..=1 << 30)?.unwrap_or(16 << 20),
             log: log.unwrap_or_default(),
             log_level: root.choice("log_level", &levels)?.unwrap_or(Level::INFO),
-            events: events(&root.section("events")?)?,
+            events,
             queues: queues::read(&root.section("queues")?)?,
         })
     }
 }
 
-fn events(section: &Section<'_>) -> Result<EventsSettings, ConfigError> {
-    section.allow(&["max_batch", "max_bulk", "max_publish", "retention"])?;
+fn events(section: &Section<'_>, data_dir: &Path) -> Result<EventsSettings, ConfigError> {
+    section.allow(&["cold", "max_batch", "max_bulk", "max_publish", "retention"])?;
     let default = EventsSettings::default();
     let most = |key, default: usize| -> Result<usize, ConfigError> {
         Ok(section.integer(key, 1..=1_000_000)?.unwrap_or(default))
@@ -231,12 +238,32 @@ fn events(section: &Section<'_>) -> Result<EventsSettings, ConfigError> {
         max_bulk: most("max_bulk", default.max_bulk)?,
         max_publish: most("max_publish", default.max_publish)?,
         retention: retention(&section.section("retention")?)?,
+        cold: cold(&section.section("cold")?, data_dir)?,
     })
+}
+
+/// Whether and where old events go.
+fn cold(section: &Section<'_>, data_dir: &Path) -> Result<Option<ColdSettings>, ConfigError> {
+    section.allow(&["after", "dir"])?;
+    let range = DAY..=DAY * 36_500;
+    let after = section.duration("after", range)?;
+    let dir = section.text("dir")?;
+    if dir.as_deref() == Some("") {
+        return Err(section.refuse("dir", NO_DIRECTORY));
+    }
+    let Some(after) = after else {
+        return match dir {
+            None => Ok(None),
+            Some(_) => Err(section.refuse("dir", "is used only with after, which is not set")),
+        };
+    };
+    let dir = dir.map_or_else(|| data_dir.join("cold"), PathBuf::from);
+    Ok(Some(ColdSettings { after, dir }))
 }
 
 /// Tenants, and how long their events stay.
 fn retention(section: &Section<'_>) -> Result<BTreeMap<String, Duration>, ConfigError> {
-    let range = Duration::from_mins(1)..=Duration::from_hours(24 * 36_500);
+    let range = Duration::from_mins(1)..=DAY * 36_500;
     let mut retention = BTreeMap::new();
     for tenant in section.keys() {
         if let Some(age) = section.duration(tenant, range.clone())? {

@@ -1,9 +1,11 @@
 //! Events: what others push is accepted once, kept, and read back.
 
+mod cold;
 mod housekeeping;
 mod ingest;
 pub mod json;
 pub mod parse;
+pub mod part;
 
 use std::sync::Arc;
 
@@ -41,8 +43,9 @@ impl Events {
         }
     }
 
-    /// Merges small blocks and erases old events, until the store is closed.
+    /// Merges small blocks, erases old events and moves others to the cold tier, until the store is
+    /// closed.
     pub async fn keep_house(self) {
-        housekeeping::run(self.store, self.clock, self.settings.retention).await;
+        housekeeping::run(self).await;
     }
 }

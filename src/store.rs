@@ -186,9 +186,19 @@ impl Store {
     }
 
     /// Removes the events that `filter` means; their identities stay spent. Returns how many. Those
-    /// accepted while this works may stay.
+    /// accepted while this works stay.
     pub async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
-        self.0.erase(filter).await
+        let last = *self.0.last_event().borrow();
+        self.erase_up_to(filter, last).await
+    }
+
+    /// The same, without those that arrived after `last`.
+    pub async fn erase_up_to(
+        &self,
+        filter: EventFilter,
+        last: Sequence,
+    ) -> Result<u64, StoreError> {
+        self.0.erase(filter, last).await
     }
 
     /// Merges some small blocks of events, or blocks that overlap in time; whether there were any.

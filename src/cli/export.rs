@@ -1,32 +1,37 @@
 //! `tollgate export`.
 
+mod parts;
 mod render;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use self::parts::Parts;
 use self::render::Renderer;
 use super::client::Client;
 use super::{Failure, ServerArgs, directory, output};
 use crate::clock::Clock;
 use crate::events::json;
 use crate::events::parse::time;
-use crate::model::event::{EventFilter, EventTime, Order, PageQuery, Place};
+use crate::model::event::{EventFilter, EventTime, Order, PageQuery, Place, StoredEvent};
 use crate::store::Store;
 
 /// What `export --help` ends with.
 const EXAMPLES: &str = "\
-In order of (timestamp, arrival). What is written can be imported: the events are then the same.
+In order of (timestamp, arrival). What is written as NDJSON or CSV can be imported: the events are then
+the same. Parquet goes into a directory, as day=YYYY-MM-DD/part-00000.parquet and so on by the UTC day of the
+timestamp, and takes the place of what an earlier export wrote for those days.
 
 Examples:
   tollgate export > all.ndjson
-  tollgate export --tenant-id shop --from 2026-11-01T00:00:00Z --format csv -o november.csv";
+  tollgate export --tenant-id shop --from 2026-11-01T00:00:00Z --format csv -o november.csv
+  tollgate export --format parquet --partition day --output events";
 
 /// Events a page.
 const PAGE: usize = 1_000;
@@ -38,9 +43,12 @@ pub(super) struct ExportArgs {
     /// How events are written
     #[arg(long, value_enum, default_value = "ndjson")]
     format: ExportFormat,
-    /// Where to [default: standard output]
-    #[arg(long, short, value_name = "FILE")]
+    /// Where to: a file, or a directory for Parquet [default: standard output]
+    #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
+    /// What a folder of Parquet files has [default: day]
+    #[arg(long, value_enum)]
+    partition: Option<Partition>,
     #[command(flatten)]
     filter: Filter,
     /// Out of the data directory of a server that does not run
@@ -57,6 +65,15 @@ enum ExportFormat {
     Ndjson,
     /// A header, then a row an event; further keys in the column `extra_json`.
     Csv,
+    /// Parquet files in a folder for each day.
+    Parquet,
+}
+
+/// What a folder of Parquet files has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Partition {
+    /// The events of a UTC day.
+    Day,
 }
 
 /// Which events; all that are given must match.
@@ -117,6 +134,16 @@ struct Page<'a> {
 
 /// Writes every event that is meant.
 pub(super) async fn run(args: ExportArgs) -> Result<(), Failure> {
+    let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
+    match args.format {
+        ExportFormat::Parquet if args.output.is_none() => {
+            return usage("--format parquet needs a directory: --output DIR");
+        }
+        ExportFormat::Csv | ExportFormat::Ndjson if args.partition.is_some() => {
+            return usage("--partition is for --format parquet");
+        }
+        _ => {}
+    }
     let mut origin = match &args.data_dir {
         Some(dir) => Origin::Directory {
             store: directory::open(dir)?,
@@ -130,57 +157,103 @@ pub(super) async fn run(args: ExportArgs) -> Result<(), Failure> {
             args: args.server,
         })),
     };
-    let mut out: BufWriter<Sink> = BufWriter::new(match &args.output {
-        Some(path) => {
-            let file = File::create(path);
-            Sink::File(file.map_err(|it| Failure::Failed(format!("{}: {it}", path.display())))?)
-        }
-        None => Sink::Stdout(io::stdout()),
-    });
-    let mut renderer = Renderer::new(args.format == ExportFormat::Csv);
-    let done = write_all(&mut origin, &mut renderer, &mut out).await;
+    let mut output = Output::open(args.format, args.output.as_deref())?;
+    let done = write_all(&mut origin, &mut output).await;
     if let Origin::Directory { store, .. } = origin {
         store.close().await;
     }
     let written = done?;
-    out.flush()?;
+    output.finish()?;
     if args.output.is_some() {
         output::note(&format!("{} events", HumanCount(written)));
     }
     Ok(())
 }
 
-async fn write_all(
-    origin: &mut Origin,
-    renderer: &mut Renderer,
-    out: &mut BufWriter<Sink>,
-) -> Result<u64, Failure> {
+async fn write_all(origin: &mut Origin, output: &mut Output) -> Result<u64, Failure> {
     let mut written = 0;
-    let mut text = Vec::new();
-    renderer.header(&mut text);
     loop {
         let (events, more) = match origin {
-            Origin::Server(remote) => remote.page(renderer, &mut text).await?,
-            Origin::Directory { store, query } => {
-                directory_page(store, query, renderer, &mut text).await?
-            }
+            Origin::Server(remote) => remote.page(output).await?,
+            Origin::Directory { store, query } => directory_page(store, query, output).await?,
         };
         written += events;
-        out.write_all(&text)?;
-        text.clear();
+        output.end_page()?;
         if !more {
             return Ok(written);
         }
     }
 }
 
+/// What events are written to.
+enum Output {
+    Lines {
+        renderer: Renderer,
+        /// Those of a page.
+        text: Vec<u8>,
+        out: BufWriter<Sink>,
+    },
+    Parts(Box<Parts>),
+}
+
+impl Output {
+    fn open(format: ExportFormat, path: Option<&Path>) -> Result<Self, Failure> {
+        if let (ExportFormat::Parquet, Some(root)) = (format, path) {
+            return Ok(Self::Parts(Box::new(Parts::open(root)?)));
+        }
+        let sink = match path {
+            Some(path) => {
+                let file = File::create(path);
+                Sink::File(file.map_err(|it| Failure::Failed(format!("{}: {it}", path.display())))?)
+            }
+            None => Sink::Stdout(io::stdout()),
+        };
+        let renderer = Renderer::new(format == ExportFormat::Csv);
+        let mut text = Vec::new();
+        renderer.header(&mut text);
+        Ok(Self::Lines {
+            renderer,
+            text,
+            out: BufWriter::new(sink),
+        })
+    }
+
+    /// An event as a server answered it.
+    fn json(&mut self, json: &str) -> Result<(), Failure> {
+        match self {
+            Self::Lines { renderer, text, .. } => renderer.render(json, text),
+            Self::Parts(parts) => parts.push(None, &parts::event(json)?),
+        }
+    }
+
+    fn stored(&mut self, stored: &StoredEvent) -> Result<(), Failure> {
+        match self {
+            Self::Lines { .. } => self.json(&json::event(&stored.event)),
+            Self::Parts(parts) => parts.push(Some(stored.sequence), &stored.event),
+        }
+    }
+
+    /// All events of a page are there.
+    fn end_page(&mut self) -> Result<(), Failure> {
+        if let Self::Lines { text, out, .. } = self {
+            out.write_all(text)?;
+            text.clear();
+        }
+        Ok(())
+    }
+
+    /// Nothing comes any more.
+    fn finish(self) -> Result<(), Failure> {
+        match self {
+            Self::Lines { mut out, .. } => Ok(out.flush()?),
+            Self::Parts(parts) => parts.finish(),
+        }
+    }
+}
+
 impl Remote {
-    /// Renders the next page; how many events it had, and whether there are more.
-    async fn page(
-        &mut self,
-        renderer: &Renderer,
-        out: &mut Vec<u8>,
-    ) -> Result<(u64, bool), Failure> {
+    /// Writes the next page; how many events it had, and whether there are more.
+    async fn page(&mut self, output: &mut Output) -> Result<(u64, bool), Failure> {
         let mut query: Vec<(&str, &str)> = Vec::new();
         query.extend(self.query.iter().map(|(key, value)| (*key, value.as_str())));
         if let Some(cursor) = &self.cursor {
@@ -194,7 +267,7 @@ impl Remote {
             Failure::Failed(format!("the answer is no page of events: {error}"))
         })?;
         for event in &page.events {
-            renderer.render(event.get(), out)?;
+            output.json(event.get())?;
         }
         // A cursor that does not move would never end.
         if page.next_cursor.is_some() && page.next_cursor == self.cursor {
@@ -210,13 +283,12 @@ impl Remote {
 async fn directory_page(
     store: &Store,
     query: &mut PageQuery,
-    renderer: &Renderer,
-    out: &mut Vec<u8>,
+    output: &mut Output,
 ) -> Result<(u64, bool), Failure> {
     let page = store.page(query.clone()).await;
     let page = page.map_err(|error| Failure::Failed(error.to_string()))?;
     for stored in &page.events {
-        renderer.render(&json::event(&stored.event), out)?;
+        output.stored(stored)?;
     }
     let next: Option<Place> = page.next;
     query.after = next;

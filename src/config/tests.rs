@@ -60,7 +60,7 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
             _ => line,
         })
         .filter(|line| {
-            !["upstream", "seed", "acme"]
+            !["upstream", "seed", "acme", "after", "dir"]
                 .iter()
                 .any(|it| line.starts_with(it))
         })
@@ -358,4 +358,46 @@ fn the_bounds_of_events_can_be_set() {
     assert!(error.starts_with("events.retention.acme"), "{error}");
     let error = load("[default.tollgate.events]\nbulk = 2", &[]).unwrap_err();
     assert!(error.starts_with("events.bulk"), "{error}");
+}
+
+#[test]
+fn the_cold_tier_is_off_until_an_age_is_set() {
+    let cold = |file: &str| {
+        let settings = load(&format!("data_dir = \"d\"\n{file}"), &[])
+            .map_err(|error| error.replace("events.cold.", ""));
+        settings.map(|settings| settings.events.cold)
+    };
+    assert_eq!(cold(""), Ok(None));
+    let after = |dir: &str| {
+        Ok(Some(ColdSettings {
+            after: DAY * 90,
+            dir: dir.into(),
+        }))
+    };
+    assert_eq!(cold("events.cold.after = \"90d\""), after("d/cold"));
+    let both = "events.cold = { after = \"90d\", dir = \"/c\" }";
+    assert_eq!(cold(both), after("/c"));
+    let allowed = "is not allowed; allowed: a duration from 1d to 36500d, such as \"20ms\", \
+                   \"5s\", \"1h 30m\" or \"30d\"";
+    for (line, problem) in [
+        ("after = \"23h\"", format!("\"23h\" {allowed}")),
+        ("after = 90", format!("\"90\" {allowed}")),
+        ("after = \"36501d\"", format!("\"36501d\" {allowed}")),
+        (
+            "dir = \"c\"",
+            "is used only with after, which is not set".to_owned(),
+        ),
+        (
+            "dir = \"\"",
+            "\"\" is not allowed; a directory is".to_owned(),
+        ),
+        (
+            "days = 90",
+            "there is no such setting; allowed here: after, dir".to_owned(),
+        ),
+    ] {
+        let (key, _) = line.split_once(' ').unwrap();
+        let error = format!("{key} (set in Rocket.toml): {problem}");
+        assert_eq!(cold(&format!("events.cold.{line}")), Err(error));
+    }
 }

@@ -1,12 +1,16 @@
-//! What is done with events later: small blocks are merged, old events of some tenants are erased.
+//! What is done with events later: small blocks are merged, old events of some tenants are erased,
+//! old events of all are moved to the cold tier.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Events;
+use super::cold::{Cold, ColdError, Step};
 use crate::clock::Clock;
 use crate::model::event::{EventFilter, EventTime};
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
 
 /// How often it is looked for blocks to merge.
 const EVERY: Duration = Duration::from_secs(1);
@@ -14,11 +18,23 @@ const EVERY: Duration = Duration::from_secs(1);
 /// After how many such rounds old events are looked for.
 const ERASE_AFTER: u32 = 60;
 
+/// After how many such rounds a move to the cold tier that failed is tried again.
+const MOVE_AFTER: u32 = 60;
+
 /// Runs until the store is closed. May be dropped at any time.
-pub(super) async fn run(store: Store, clock: Clock, retention: BTreeMap<String, Duration>) {
+pub(super) async fn run(events: Events) {
+    let Events {
+        store,
+        clock,
+        metrics,
+        settings,
+        ..
+    } = events;
+    let cold = settings.cold.map(|cold| Cold::new(store.clone(), cold));
+    let mut mover = cold.map(|cold| Mover::new(cold, metrics));
     let mut told = false;
     for round in 0_u32.. {
-        match tidy(&store, &clock, &retention, round).await {
+        match tidy(&store, &clock, &settings.retention, round).await {
             Ok(()) => told = false,
             Err(StoreError::Closed) => return,
             Err(error) if !told => {
@@ -27,7 +43,58 @@ pub(super) async fn run(store: Store, clock: Clock, retention: BTreeMap<String, 
             }
             Err(_) => {}
         }
+        if let Some(mover) = &mut mover {
+            mover.round(clock.now().wall).await;
+        }
         clock.sleep(EVERY).await;
+    }
+}
+
+/// Moves events to the cold tier, one part in a round.
+struct Mover {
+    cold: Cold,
+    metrics: Metrics,
+    /// How many rounds to leave out.
+    pause: u32,
+    /// Whether the failure was told.
+    told: bool,
+}
+
+impl Mover {
+    fn new(cold: Cold, metrics: Metrics) -> Self {
+        Self {
+            cold,
+            metrics,
+            pause: 0,
+            told: false,
+        }
+    }
+
+    async fn round(&mut self, now: Timestamp) {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return;
+        }
+        match self.cold.step(now).await {
+            Ok(Step::Nothing) => {}
+            Ok(Step::Moved(events)) => {
+                tracing::info!(events, "events were moved to the cold tier");
+                self.metrics.events_moved(events);
+            }
+            // The next round ends.
+            Err(ColdError::Store(StoreError::Closed)) => return,
+            Err(error) => {
+                self.pause = MOVE_AFTER;
+                self.metrics.set_cold_failing(true);
+                if !self.told {
+                    tracing::warn!("events can't be moved to the cold tier, trying again: {error}");
+                    self.told = true;
+                }
+                return;
+            }
+        }
+        self.metrics.set_cold_failing(false);
+        self.told = false;
     }
 }
 
@@ -70,7 +137,7 @@ async fn erase_old(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::event::{Event, Order, PageQuery, Receipt};
+    use crate::model::event::{ColdSettings, Event, Order, PageQuery, Receipt};
     use crate::store::StoreSettings;
 
     fn event(tenant: &'static str, second: i64) -> Event<'static> {
@@ -90,14 +157,47 @@ mod tests {
         }
     }
 
+    fn open(dir: &std::path::Path) -> Store {
+        let settings = StoreSettings {
+            dir: dir.to_owned(),
+            accept_loss: false,
+        };
+        Store::open(&settings, |_| ()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_move_that_fails_is_seen_and_tried_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir.path().join("data"));
+        let prepared = store.prepare(&[event("a", 9)], Vec::new()).unwrap();
+        store.append(prepared).await.unwrap();
+        // A file where the directory should be.
+        let cold = ColdSettings {
+            after: Duration::from_hours(24),
+            dir: dir.path().join("cold"),
+        };
+        std::fs::write(&cold.dir, "").unwrap();
+        let metrics = Metrics::new();
+        let mut mover = Mover::new(Cold::new(store, cold), metrics.clone());
+        let shows = |line: &str| metrics.encode().lines().any(|it| it == line);
+        assert!(shows("cold_tier_failing 0"));
+        let now = Timestamp::from_micros(10 * 86_400_000_000);
+        mover.round(now).await;
+        assert!(shows("cold_tier_failing 1") && mover.told);
+        std::fs::remove_file(dir.path().join("cold")).unwrap();
+        for _ in 0..MOVE_AFTER {
+            mover.round(now).await;
+            assert!(shows("cold_tier_failing 1"), "it is left alone for a while");
+        }
+        mover.round(now).await;
+        assert!(shows("cold_tier_failing 0") && !mover.told);
+        assert!(shows("events_moved_total 1"));
+    }
+
     #[tokio::test]
     async fn only_old_events_of_tenants_with_a_retention_go() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = StoreSettings {
-            dir: dir.path().to_owned(),
-            accept_loss: false,
-        };
-        let store = Store::open(&settings, |_| ()).unwrap();
+        let store = open(dir.path());
         let events = [event("a", 9), event("a", 10), event("b", 9)];
         let prepared = store.prepare(&events, Vec::new()).unwrap();
         store.append(prepared).await.unwrap();

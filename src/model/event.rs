@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -29,6 +30,17 @@ pub struct EventsSettings {
     pub max_publish: usize,
     /// How long the events of these tenants stay after their time; those of all others stay for ever.
     pub retention: BTreeMap<String, Duration>,
+    /// Whether and where old events go; `None` if they stay.
+    pub cold: Option<ColdSettings>,
+}
+
+/// The cold tier: Parquet files that old events are moved to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ColdSettings {
+    /// How long an event stays in the store after its time, until its whole day is that old.
+    pub after: Duration,
+    /// Where the files are.
+    pub dir: PathBuf,
 }
 
 impl Default for EventsSettings {
@@ -38,6 +50,7 @@ impl Default for EventsSettings {
             max_bulk: 5_000,
             max_publish: 10_000,
             retention: BTreeMap::new(),
+            cold: None,
         }
     }
 }

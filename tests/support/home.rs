@@ -1,4 +1,5 @@
 //! Runs client commands in a directory of their own.
+#![allow(dead_code, reason = "shared: each test uses its part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

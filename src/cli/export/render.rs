@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::cli::{Failure, csv};
 
+/// The column of the keys that have none.
+const EXTRA: &str = "extra_json";
+
 /// The columns of a CSV file, which are keys of an event, and the last one for all others.
 const COLUMNS: [&str; 9] = [
     "event_id",
@@ -19,7 +22,7 @@ const COLUMNS: [&str; 9] = [
     "event_type",
     "user_id",
     "payload",
-    "extra_json",
+    EXTRA,
 ];
 
 /// Makes lines of events.
@@ -28,7 +31,27 @@ pub(super) struct Renderer {
 }
 
 /// The members of a JSON object in their order.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Members<'a>(pub(super) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// Of the text of an event.
+    pub(super) fn parse(json: &'a str) -> Result<Self, Failure> {
+        serde_json::from_str(json)
+            .map_err(|error| Failure::Failed(format!("an event can't be read: {error}")))
+    }
+
+    /// The object of those that have no column; empty if there are none.
+    pub(super) fn extra(&self) -> Vec<u8> {
+        let has_column = |key: &str| key != EXTRA && COLUMNS.contains(&key);
+        let extra = self.0.iter().filter(|(key, _)| !has_column(key));
+        let mut extra = extra.peekable();
+        let mut text = Vec::new();
+        if extra.peek().is_some() {
+            object(extra, &mut text);
+        }
+        text
+    }
+}
 
 impl Renderer {
     pub(super) fn new(csv: bool) -> Self {
@@ -45,13 +68,13 @@ impl Renderer {
 
     /// Adds the event of `json` as a line.
     pub(super) fn render(&self, json: &str, out: &mut Vec<u8>) -> Result<(), Failure> {
-        let Members(members) = serde_json::from_str(json)
-            .map_err(|error| Failure::Failed(format!("an event can't be read: {error}")))?;
+        let members = Members::parse(json)?;
         if self.csv {
             record(&members, out)
         } else {
             object(
                 members
+                    .0
                     .iter()
                     .filter(|(key, value)| !is_default(key, value)),
                 out,
@@ -91,21 +114,17 @@ fn object<'a>(members: impl Iterator<Item = &'a (Cow<'a, str>, &'a RawValue)>, o
     out.push(b'}');
 }
 
-fn record(members: &[(Cow<'_, str>, &RawValue)], out: &mut Vec<u8>) -> Result<(), Failure> {
+fn record(members: &Members<'_>, out: &mut Vec<u8>) -> Result<(), Failure> {
     for (index, column) in COLUMNS.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        let found = members.iter().find(|(key, _)| key == column);
+        let found = members.0.iter().find(|(key, _)| key == column);
         match (*column, found) {
-            ("extra_json", _) => {
-                let mut extra = members.iter();
-                let mut extra = extra.by_ref().filter(|(key, _)| !COLUMNS.contains(&&**key));
-                let mut extra = extra.by_ref().peekable();
-                if extra.peek().is_some() {
-                    let mut text = Vec::new();
-                    object(extra, &mut text);
-                    csv::field(out, &String::from_utf8_lossy(&text));
+            (EXTRA, _) => {
+                let extra = members.extra();
+                if !extra.is_empty() {
+                    csv::field(out, &String::from_utf8_lossy(&extra));
                 }
             }
             ("payload", Some((_, value))) => csv::field(out, value.get()),
@@ -183,6 +202,11 @@ mod tests {
                 r#""{""k\"""":[1,         2],""x"":null}""#,
                 "\n"
             )
+        );
+        let named = r#"{"event_id":"1","timestamp":"t","payload":{},"extra_json":7}"#;
+        assert_eq!(
+            rendered(true, named),
+            "1,t,,,,,,{},\"{\"\"extra_json\"\":7}\"\n"
         );
         let least = r#"{"event_id":"1","timestamp":"t","payload":{}}"#;
         assert_eq!(rendered(true, least), "1,t,,,,,,{},\n");

@@ -172,7 +172,8 @@ pub(in crate::http) async fn read(
 /// the same at any depth; pages by `page` count from the beginning each time, over at most 1,000,000
 /// events. A page may have fewer events than `page_size` although `has_more` is true: where a filter
 /// finds little, and where the events have more than 32 MiB together. Behind such a page go on by
-/// `next_cursor`; the next number would leave events out.
+/// `next_cursor`; the next number would leave events out. Events that were moved to the cold tier
+/// (setting `events.cold`) are not among them.
 #[utoipa::path(
     get, path = "/events", tag = "events",
     params(

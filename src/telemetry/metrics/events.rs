@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -55,6 +56,8 @@ pub(super) struct EventMetrics {
     duplicate: Counter,
     conflicting: Counter,
     duration: Histogram,
+    moved: Counter,
+    cold_failing: Gauge,
 }
 
 /// The handles of one event type.
@@ -84,6 +87,8 @@ impl EventMetrics {
             duplicate: Counter::default(),
             conflicting: Counter::default(),
             duration: Histogram::new(INGESTION_BUCKETS),
+            moved: Counter::default(),
+            cold_failing: Gauge::default(),
         };
         registry.register(
             "events_received",
@@ -114,6 +119,16 @@ impl EventMetrics {
             "ingestion_duration_seconds",
             "Time from a request's events being read to their being on disk",
             all.duration.clone(),
+        );
+        registry.register(
+            "events_moved",
+            "Events moved to the cold tier",
+            all.moved.clone(),
+        );
+        registry.register(
+            "cold_tier_failing",
+            "1 if the last move to the cold tier failed, else 0",
+            all.cold_failing.clone(),
         );
         all
     }
@@ -155,6 +170,16 @@ impl Metrics {
         failed
             .get_or_create_owned(&Reason { reason })
             .inc_by(events);
+    }
+
+    /// So many events were moved to the cold tier.
+    pub fn events_moved(&self, events: u64) {
+        self.0.events.moved.inc_by(events);
+    }
+
+    /// Whether the last move to the cold tier failed.
+    pub fn set_cold_failing(&self, failing: bool) {
+        self.0.events.cold_failing.set(i64::from(failing));
     }
 
     /// The events of a request were on disk `took` after they were read.

@@ -48,9 +48,13 @@ impl Embedded {
         Ok(true)
     }
 
-    pub(in crate::store) async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
-        // What is accepted from here on is not looked at, or this might never end.
-        let last = *self.events.last.borrow();
+    /// What arrived after `last` is not looked at, or this might never end.
+    pub(in crate::store) async fn erase(
+        &self,
+        filter: EventFilter,
+        last: Sequence,
+    ) -> Result<u64, StoreError> {
+        let last = last.min(*self.events.last.borrow());
         let keys = (self.events.key, self.events.user_key);
         let (mut from, mut erased) = (0, 0);
         loop {
@@ -109,7 +113,7 @@ fn exchange(
     Ok(gone.len() as u64)
 }
 
-/// Looks through the next blocks behind `from` for events that `filter` means, none of them behind
+/// Looks through the next blocks behind `from` for events that `filter` means and that arrived up to
 /// `last`.
 fn find(
     db: &Connection,
@@ -136,7 +140,7 @@ fn find(
         let before = step.remains.len();
         for event in decoded.events()? {
             let (sequence, event) = event?;
-            if filter.matches(&event) {
+            if sequence <= last && filter.matches(&event) {
                 step.remains.push(Remains::of(keys, sequence, &event));
             } else {
                 kept.push((sequence.0, event));
