@@ -9,6 +9,7 @@
 //!                         └──▶ Processor ──▶ (ended) ──▶ Runner
 //! ```
 
+mod booking;
 pub mod callback;
 mod decide;
 mod heap;
@@ -168,13 +169,13 @@ impl Jobs {
             };
             let processor = Processor::new(&settings.processor, inner.clock.clone())
                 .map_err(|error| OpenError(format!("queue {name:?}: {error}")))?;
-            let last_slot = inner
+            let booked_until = inner
                 .live
                 .registry
                 .read()
                 .queue(*queue)
                 .and_then(|queue| queue.last_slot);
-            let scheduler = Scheduler::new(*queue, settings.clone(), last_slot, now);
+            let scheduler = Scheduler::new(*queue, settings.clone(), booked_until, now);
             if let Some(handle) = inner.live.handle(*queue) {
                 handle.set_opens_at(scheduler.opens_at());
             }

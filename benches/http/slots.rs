@@ -95,10 +95,7 @@ async fn measure(queues: usize, interval: Duration, count: usize, rows: &mut Vec
     report_arrivals(&times, interval, &name, rows);
     let mut recorded = Vec::new();
     for id in &submitted {
-        let status = client
-            .call(&get(&format!("/status/{id}?batches=0-{}", count - 1)))
-            .await;
-        recorded.push(serde_json::from_slice(status).unwrap());
+        recorded.push(record(&mut client, id, count).await);
     }
     report_record(&recorded, interval, &name, rows);
     let metrics = client.call(&get("/metrics")).await;
@@ -107,6 +104,22 @@ async fn measure(queues: usize, interval: Duration, count: usize, rows: &mut Vec
             println!("  {line}");
         }
     }
+}
+
+/// What the server says of an ingestion once its last batch, which is on its way to the upstream, is
+/// recorded as started.
+async fn record(client: &mut Connection, id: &str, count: usize) -> serde_json::Value {
+    let path = format!("/status/{id}?batches=0-{}", count - 1);
+    for _ in 0..1_000 {
+        let status = client.call(&get(&path)).await;
+        let status: serde_json::Value = serde_json::from_slice(status).unwrap();
+        if status["batches"][count - 1]["triggered_at"].is_string() {
+            return status;
+        }
+        // sleep: a poll of a server.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the last batch is never recorded as started");
 }
 
 /// How late each request was against a grid through the earliest of its queue.

@@ -37,22 +37,16 @@ pub(crate) fn batch_count(ids: usize, settings: &QueueSettings) -> u64 {
 }
 
 /// The batch at the top of the heap starts in `slot`.
-pub(crate) fn start(queue: QueueId, ingestion: &Ingestion, next: Ready, slot: Slot) -> Vec<Change> {
+pub(crate) fn start(ingestion: &Ingestion, next: Ready, slot: Slot) -> Change {
     let run = match ingestion.run(next.batch) {
         Some(run) => run.again(slot.wall),
         None => BatchRun::first(slot.wall),
     };
-    vec![
-        Change::SlotTaken {
-            queue,
-            at: slot.wall,
-        },
-        Change::BatchMoved {
-            ingestion: ingestion.key(),
-            batch: next.batch,
-            run,
-        },
-    ]
+    Change::BatchMoved {
+        ingestion: ingestion.key(),
+        batch: next.batch,
+        run,
+    }
 }
 
 /// The ids of a batch that the next attempt has to process, with their positions.

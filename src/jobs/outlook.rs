@@ -34,7 +34,7 @@ pub(crate) fn outlook(
     }
     let position = registry.position(ingestion.id);
     let retry = next_retry(ingestion).map(|(due, ..)| due.since(now.wall));
-    let slot = first_slot(queue, pace, now);
+    let slot = first_slot(registry, queue, pace, now);
     // Own batches that need a slot: those that wait, and those that are tried again.
     let own = u64::from(progress.waiting + progress.triggered) - running_of(queue, ingestion);
     let eta = if own == 0 {
@@ -60,13 +60,17 @@ fn step(pace: QueuePace<'_>) -> Duration {
 }
 
 /// How long until the queue can start its next batch.
-fn first_slot(queue: &Queue, pace: QueuePace<'_>, now: Now) -> Duration {
+fn first_slot(registry: &Registry, queue: &Queue, pace: QueuePace<'_>, now: Now) -> Duration {
     let opens = pace.opens_at.saturating_sub(now.mono);
     if queue.running.len() < pace.settings.max_in_flight.get() as usize {
         return opens;
     }
-    let since = queue
-        .last_slot
+    // At most `max_in_flight` of them; the one that started first is expected to end first.
+    let running = queue.running.iter();
+    let started =
+        running.filter_map(|(id, batch)| Some(registry.get(*id)?.run(*batch)?.triggered_at));
+    let since = started
+        .min()
         .map_or(Duration::ZERO, |slot| now.wall.since(slot));
     opens.max(pace.run.saturating_sub(since))
 }

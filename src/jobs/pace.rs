@@ -15,16 +15,9 @@ use crate::model::time::{Now, Timestamp};
 
 /// How long after its slot the work of a batch begins.
 ///
-/// In this time the scheduler wakes (up to a millisecond late), chooses, and has the start on disk
-/// (its slowest hundredth takes about as long under load). None of that shows in the distance between
-/// two beginnings, since each has the same allowance.
+/// In this time the scheduler wakes (up to a millisecond late), chooses, and hands the work over; none
+/// of that shows in the distance between two beginnings, since each has the same allowance.
 pub(crate) const LAUNCH: Duration = Duration::from_millis(3);
-
-/// How long after its slot the work of a batch may begin and the slot still tell of it.
-///
-/// A start that is chosen this close after its slot is recorded at the slot. One that is chosen later
-/// is recorded when that happens; of one whose work begins later, that too is recorded, for a restart.
-pub(crate) const TOLERANCE: Duration = Duration::from_millis(5);
 
 /// A slot that is open: when, on both clocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +31,7 @@ pub(crate) struct Slot {
 ///
 /// ```text
 ///   slot                 slot + LAUNCH        the next slot
-///    │ chosen, committed  │ the work begins    │
+///    │ chosen             │ the work begins    │
 /// ───┴────────────────────┴────────────────────┴────────▶
 ///    ╰────────────── interval ─────────────────╯
 /// ```
@@ -54,6 +47,8 @@ pub(crate) struct Pace {
     opens_at: Duration,
     /// Before this, in monotonic time, no work begins: an interval after the last beginning.
     begins_at: Duration,
+    /// Whether the work of the slot that was taken last has not begun: meanwhile none opens.
+    launching: bool,
     last_slot: Option<Timestamp>,
     /// `last_slot` before the latest slot was taken.
     slot_before: Option<Timestamp>,
@@ -62,29 +57,30 @@ pub(crate) struct Pace {
 type Limiter = RateLimiter<NotKeyed, InMemoryState, SlotClock, NoOpMiddleware<SlotInstant>>;
 
 impl Pace {
-    /// Goes on where the last run of the process stopped: if its last start is less than an interval
-    /// ago, no work begins before the rest of it is over. How long after its slot that start's work
-    /// began is not known, so the most that it can have been is waited as well. Civil time may have
-    /// been set back since; that never adds more than one interval.
+    /// Goes on where the last run of the process stopped: it began no work after `booked_until`, and
+    /// none after `now`, so the next slot opens an interval after the earlier of the two.
+    /// Civil time may have been set back since; that never adds more than one interval.
     ///
     /// # Panics
     /// Never: an interval of zero is taken as one nanosecond.
-    pub(crate) fn resume(interval: Duration, last_slot: Option<Timestamp>, now: Now) -> Self {
+    pub(crate) fn resume(interval: Duration, booked_until: Option<Timestamp>, now: Now) -> Self {
         let interval = interval.max(Duration::from_nanos(1));
         let clock = SlotClock::default();
         let limiter = limiter(interval, &clock);
-        let rest_of = |whole: Duration| {
-            last_slot.map_or(Duration::ZERO, |last| {
-                last.plus(whole).since(now.wall).min(whole)
-            })
-        };
-        let wait = rest_of(interval + TOLERANCE.saturating_sub(LAUNCH));
+        let last_slot = booked_until.map(|until| until.min(now.wall));
+        let wait = last_slot.map_or(Duration::ZERO, |last| last.plus(interval).since(now.wall));
+        let opens_at = now.mono + wait;
         let pace = Self {
             interval,
             limiter,
             clock,
-            opens_at: now.mono + wait,
-            begins_at: now.mono + rest_of(interval + TOLERANCE),
+            opens_at,
+            begins_at: if wait.is_zero() {
+                opens_at
+            } else {
+                opens_at + LAUNCH
+            },
+            launching: false,
             last_slot,
             slot_before: last_slot,
         };
@@ -106,19 +102,29 @@ impl Pace {
         self.begins_at
     }
 
+    /// Whether the work of the slot that was taken last has not begun.
+    pub(crate) const fn is_launching(&self) -> bool {
+        self.launching
+    }
+
     /// The slot that is open at `now`, if one is. `waited` says that the queue had a batch ready
     /// before the slot opened; `not_before` is when that batch was submitted.
     pub(crate) fn open_slot(&self, now: Now, waited: bool, not_before: Timestamp) -> Option<Slot> {
         let late = now.mono.checked_sub(self.opens_at)?;
+        if self.launching {
+            return None;
+        }
+        // One that is chosen later than its work shall begin is moved: the work begins at once.
+        let late = late.min(LAUNCH);
         let exact = Slot {
-            mono: self.opens_at,
+            mono: now.mono.saturating_sub(late),
             wall: back(now.wall, late),
         };
         let here = Slot {
             mono: now.mono,
             wall: now.wall,
         };
-        let mut slot = if waited && late <= TOLERANCE && exact.wall >= not_before {
+        let mut slot = if waited && exact.wall >= not_before {
             exact
         } else {
             here
@@ -127,26 +133,26 @@ impl Pace {
         // as closer than they are.
         if let Some(least) = self.last_slot.map(|last| last.plus(self.interval))
             && slot.wall < least
-            && least.since(slot.wall) <= TOLERANCE
+            && least.since(slot.wall) <= LAUNCH
         {
             slot.wall = least;
         }
         Some(slot)
     }
 
-    /// The work of the slot that was taken last began at `at`. Returned is what to record for the next
-    /// run of the process, if the slot no longer tells of it.
-    pub(crate) fn began(&mut self, slot: Slot, at: Now) -> Option<Timestamp> {
-        let late = at.mono.saturating_sub(slot.mono + LAUNCH);
+    /// The work of the slot that was taken last began at `at`, in monotonic time.
+    pub(crate) fn began(&mut self, slot: Slot, at: Duration) {
+        self.launching = false;
+        let late = at.saturating_sub(slot.mono + LAUNCH);
         self.opens_at = self.opens_at.max(slot.mono + late + self.interval);
         self.begins_at = self.opens_at + LAUNCH;
-        (at.mono.saturating_sub(slot.mono) > TOLERANCE).then_some(at.wall)
     }
 
     /// The slot that was taken last is open again, because nothing started in it. Only what comes
     /// after it can be granted, so a limiter that knows of no start grants no more than the old one.
     pub(crate) fn give_back(&mut self, slot: Slot) {
         self.limiter = limiter(self.interval, &self.clock);
+        self.launching = false;
         self.opens_at = slot.mono;
         self.last_slot = self.slot_before;
     }
@@ -157,6 +163,7 @@ impl Pace {
         self.clock.set(slot.mono, self.interval);
         match self.limiter.check() {
             Ok(()) => {
+                self.launching = true;
                 self.opens_at = slot.mono + self.interval;
                 self.slot_before = self.last_slot.replace(slot.wall);
                 Ok(())
@@ -251,11 +258,17 @@ mod tests {
         }
     }
 
+    /// Takes the slot, and its work begins as it shall.
+    fn begin_in(pace: &mut Pace, slot: Slot) {
+        pace.take(slot).unwrap();
+        pace.began(slot, slot.mono + LAUNCH);
+    }
+
     #[test]
     fn an_idle_queue_starts_at_once_and_then_once_in_an_interval() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
         assert_eq!(pace.open_slot(at(700), false, at(0).wall), Some(slot(700)));
-        pace.take(slot(700)).unwrap();
+        begin_in(&mut pace, slot(700));
         assert_eq!(pace.open_slot(at(5699), true, at(0).wall), None);
         assert_eq!(pace.open_slot(at(5700), true, at(0).wall), Some(slot(5700)));
     }
@@ -264,71 +277,73 @@ mod tests {
     fn a_thousand_late_wakings_do_not_drift() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
         for k in 0..1000 {
-            let late = k % 5;
+            let late = k % 4;
             let open = pace
                 .open_slot(at(k * 5000 + late), k > 0, at(0).wall)
                 .unwrap();
-            assert_eq!(open, slot(k * 5000));
-            pace.take(open).unwrap();
+            let late = if k > 0 { 0 } else { late };
+            assert_eq!(open, slot(k * 5000 + late));
+            begin_in(&mut pace, open);
         }
+    }
+
+    #[test]
+    fn no_slot_opens_until_the_work_of_the_last_one_has_begun() {
+        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        pace.take(slot(0)).unwrap();
+        assert_eq!(pace.open_slot(at(6000), true, at(0).wall), None);
+        pace.began(slot(0), at(6000).mono);
+        assert_eq!(pace.open_slot(at(10_996), true, at(0).wall), None);
+        let next = pace.open_slot(at(10_997), true, at(0).wall);
+        assert_eq!(next, Some(slot(10_997)));
     }
 
     #[test]
     fn a_start_that_is_too_late_moves_the_slots_after_it() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
-        pace.take(slot(0)).unwrap();
-        let open = pace.open_slot(at(5006), true, at(0).wall).unwrap();
-        assert_eq!(open, slot(5006));
+        begin_in(&mut pace, slot(0));
+        let open = pace.open_slot(at(5007), true, at(0).wall).unwrap();
+        assert_eq!(open, slot(5004), "its work begins at once");
         pace.take(open).unwrap();
-        assert_eq!(pace.opens_at(), at(10_006).mono);
+        assert_eq!(pace.opens_at(), at(10_004).mono);
     }
 
     #[test]
     fn work_that_begins_late_moves_the_slots_after_it() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
-        pace.take(slot(0)).unwrap();
-        assert_eq!(pace.began(slot(0), at(3)), None);
+        begin_in(&mut pace, slot(0));
         assert_eq!(pace.opens_at(), at(5000).mono, "that is what is allowed");
         assert_eq!(pace.begins_at(), at(5003).mono);
         pace.take(slot(5000)).unwrap();
-        assert_eq!(pace.began(slot(5000), at(5005)), None);
+        pace.began(slot(5000), at(5005).mono);
         assert_eq!(pace.begins_at(), at(10_005).mono);
         assert_eq!(pace.opens_at(), at(10_002).mono);
         pace.take(slot(10_002)).unwrap();
-        let recorded = pace.began(slot(10_002), at(10_302));
-        assert_eq!(recorded, Some(at(10_302).wall));
+        pace.began(slot(10_002), at(10_302).mono);
         assert_eq!(pace.begins_at(), at(15_302).mono);
         assert_eq!(pace.open_slot(at(15_298), true, at(0).wall), None);
-        let restarted = Pace::resume(INTERVAL, recorded, at(11_000));
-        assert!(restarted.begins_at() >= at(15_302).mono);
     }
 
     /// Slot after slot, chosen and begun as late as `late` says (in microseconds), and never before
     /// it is allowed: the moments at which work began.
     fn beginnings(late: impl Iterator<Item = (u64, u64)>) -> (Pace, Vec<Duration>) {
-        let after = |moment: Duration, micros: u64| {
-            let mono = moment + Duration::from_micros(micros);
-            Now {
-                wall: at(0).wall.plus(mono),
-                mono,
-            }
-        };
         let mut pace = Pace::resume(INTERVAL, None, at(0));
         let mut began = Vec::new();
-        for (wake, write) in late {
-            let chosen = after(pace.opens_at(), wake);
-            let open = pace.open_slot(chosen, true, at(0).wall).unwrap();
+        for (wake, hand_over) in late {
+            let mono = pace.opens_at() + Duration::from_micros(wake);
+            let wall = at(0).wall.plus(mono);
+            let open = pace.open_slot(Now { wall, mono }, true, at(0).wall);
+            let open = open.unwrap();
             pace.take(open).unwrap();
-            let committed = after(chosen.mono, write);
-            let begins = after(committed.mono.max(pace.begins_at()), 0);
+            let begins = (mono + Duration::from_micros(hand_over)).max(pace.begins_at());
             pace.began(open, begins);
-            began.push(begins.mono);
+            began.push(begins);
         }
         (pace, began)
     }
 
     #[test]
-    fn wakes_and_commits_within_the_allowance_do_not_drift() {
+    fn wakes_and_ways_within_the_allowance_do_not_drift() {
         let (pace, began) = beginnings((0..1000).map(|k| (k * 37 % 1_100, k * 91 % 1_900)));
         for pair in began.windows(2).skip(1) {
             assert_eq!(pair[1], pair[0] + INTERVAL);
@@ -345,23 +360,24 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_allows_for_the_latest_beginning_that_its_slot_tells_of() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
-        pace.take(slot(0)).unwrap();
-        assert_eq!(pace.began(slot(0), at(5)), None);
+    fn a_restart_waits_an_interval_from_the_end_of_what_was_booked() {
+        let until = at(100).wall;
         // Whenever it comes back, also in the last milliseconds.
-        for back_at in [1000, 4999, 5001, 5002, 5003, 5004, 5005, 9000] {
-            let restarted = Pace::resume(INTERVAL, Some(slot(0).wall), at(back_at));
-            let begins = restarted.begins_at();
-            assert_eq!(begins, at(back_at.max(5005)).mono, "back at {back_at}");
-            assert!(restarted.opens_at() <= begins);
+        for back_at in [101, 1000, 5099, 5100, 5101, 9000] {
+            let pace = Pace::resume(INTERVAL, Some(until), at(back_at));
+            assert_eq!(pace.opens_at(), at(back_at.max(5100)).mono, "{back_at}");
+            assert!(pace.opens_at() <= pace.begins_at());
         }
+        // What was booked has not come yet, and nothing began in it.
+        let pace = Pace::resume(INTERVAL, Some(until), at(60));
+        assert_eq!(pace.opens_at(), at(5060).mono);
+        assert_eq!(pace.begins_at(), at(5063).mono);
     }
 
     #[test]
     fn a_slot_that_was_given_back_is_open_and_no_earlier_one_is() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
-        pace.take(slot(0)).unwrap();
+        begin_in(&mut pace, slot(0));
         pace.take(slot(5000)).unwrap();
         pace.give_back(slot(5000));
         assert_eq!(pace.open_slot(at(4999), false, at(0).wall), None);
@@ -374,7 +390,7 @@ mod tests {
     #[test]
     fn a_slot_is_never_before_the_submission_that_takes_it() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
-        pace.take(slot(0)).unwrap();
+        begin_in(&mut pace, slot(0));
         assert_eq!(
             pace.open_slot(at(5002), true, at(5001).wall),
             Some(slot(5002))
@@ -394,7 +410,7 @@ mod tests {
             mono: Duration::ZERO,
         };
         let mut pace = Pace::resume(INTERVAL, Some(last), now);
-        let (opens_at, wall) = (Duration::from_millis(2002), at(5002).wall);
+        let (opens_at, wall) = (Duration::from_secs(2), at(5000).wall);
         assert_eq!(pace.opens_at(), opens_at);
         // The limiter knows it too.
         let early = Slot {
@@ -413,13 +429,13 @@ mod tests {
             mono: Duration::ZERO,
         };
         let pace = Pace::resume(INTERVAL, Some(at(9_000_000).wall), now);
-        assert_eq!(pace.begins_at(), INTERVAL + TOLERANCE);
+        assert_eq!(pace.begins_at(), INTERVAL + LAUNCH);
     }
 
     #[test]
     fn two_clocks_read_apart_do_not_show_starts_as_too_close() {
         let mut pace = Pace::resume(INTERVAL, None, at(0));
-        pace.take(slot(0)).unwrap();
+        begin_in(&mut pace, slot(0));
         let skewed = Now {
             wall: back(at(5000).wall, Duration::from_micros(30)),
             mono: at(5000).mono,

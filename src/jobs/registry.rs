@@ -40,7 +40,7 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) name: QueueName,
-    /// The slot of its latest start.
+    /// Until when its slots are booked.
     pub(crate) last_slot: Option<Timestamp>,
     /// Ingestions that have not ended.
     pub(crate) ingestions: u64,

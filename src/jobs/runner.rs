@@ -2,9 +2,13 @@
 //!
 //! It lives on the schedulers' own thread; the work is done by the runtime that serves requests.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -12,6 +16,7 @@ use tokio::task::JoinSet;
 use super::callback::{Callback, Callbacks};
 use super::decide::Finished;
 use super::live::{Live, QueueHandle};
+use super::pace::Slot;
 use super::processor::{Failure, IdResult, Processor, Work};
 use super::results;
 use super::scheduler::{Outcome, Scheduler, Start};
@@ -57,25 +62,39 @@ pub(crate) struct Runner {
 /// The store's refusals as the log tells them: each kind once until a commit succeeds, not once a
 /// second for as long as the disk is full.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(Option<StoreError>);
+pub(crate) struct Refusals(Mutex<Option<StoreError>>);
 
 impl Refusals {
     /// Whether the log has to say so.
-    fn is_news(&mut self, error: &StoreError) -> bool {
-        let news = self.0.as_ref() != Some(error);
-        self.0 = Some(error.clone());
-        news
+    fn is_news(&self, error: &StoreError) -> bool {
+        self.0.lock().replace(error.clone()).as_ref() != Some(error)
     }
 
     /// Whether no later commit can succeed either.
     fn are_final(&self) -> bool {
-        matches!(self.0, Some(StoreError::Closed | StoreError::Failed(_)))
+        matches!(
+            *self.0.lock(),
+            Some(StoreError::Closed | StoreError::Failed(_))
+        )
     }
 
     /// A commit succeeded: whether the one before it did not.
-    fn are_over(&mut self) -> bool {
-        self.0.take().is_some()
+    fn are_over(&self) -> bool {
+        self.0.lock().take().is_some()
     }
+}
+
+/// What the task of a queue waits for beside the time.
+#[derive(Default)]
+struct UnderWay {
+    /// Attempts that have ended.
+    finished: Vec<Finished>,
+    /// Starts that are committed and whose work has not begun.
+    launching: Vec<Start>,
+    works: JoinSet<Finished>,
+    /// Bookings that are being committed: how far they reach, and whether they were. At most one
+    /// that the scheduler waits for, and one before it.
+    bookings: JoinSet<(Slot, bool)>,
 }
 
 impl Runner {
@@ -85,82 +104,133 @@ impl Runner {
         let Some(handle) = live.handle(self.queue) else {
             return;
         };
-        let mut finished: Vec<Finished> = Vec::new();
-        let mut launching: Vec<Start> = Vec::new();
-        let mut works: JoinSet<Finished> = JoinSet::new();
+        let mut way = UnderWay::default();
         loop {
             // Armed before anything is looked at: a submission from here on ends the wait below.
             let woken = handle.wake.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let seen = handle.applied.load(std::sync::atomic::Ordering::Acquire);
-            while finished.len() < FINISHED_AT_ONCE
-                && let Some(attempt) = works.try_join_next()
-            {
-                finished.extend(attempt);
-            }
+            let seen = handle.applied.load(Ordering::Acquire);
+            way.collect(&mut scheduler);
             // Nobody left to say so is as good as having been told.
             let stopping = *self.stopping.borrow() || self.stopping.has_changed().is_err();
-            if stopping && finished.is_empty() && launching.is_empty() && works.is_empty() {
+            if stopping && way.is_over() {
                 return;
             }
-            // What the store takes no more is started again after the next start.
-            if stopping && self.refusals.are_final() {
+            if self.refusals.are_final() {
+                // What the store takes no more is started again after the next start.
+                let _ = self.stopping.wait_for(|stopping| *stopping).await;
                 return;
             }
-            let until = if stopping && finished.is_empty() {
+            let until = if stopping && way.finished.is_empty() {
                 None
             } else {
-                let outcome = scheduler.tick(&live.registry, &finished, self.clock.now());
+                let outcome = scheduler.tick(&live.registry, &way.finished, self.clock.now());
                 match outcome {
                     Outcome::Commit(changes) => {
                         if self.commit(&changes).await {
-                            self.tell(handle, &finished, &changes);
-                            finished.clear();
+                            self.tell(handle, &way.finished, &changes);
+                            way.finished.clear();
                         }
+                        continue;
+                    }
+                    Outcome::Book(end) => {
+                        self.book(&mut scheduler, end, &mut way.bookings).await;
+                        continue;
+                    }
+                    Outcome::Start(start) if start.books.is_none() => {
+                        let looked = Looked { handle, seen };
+                        self.start_booked(&mut scheduler, start, &looked, &mut way.works)
+                            .await;
                         continue;
                     }
                     Outcome::Start(start) => {
                         if self.commit(&start.changes).await {
-                            launching.push(start);
+                            scheduler.started(&start);
+                            way.launching.push(start);
                         } else {
                             scheduler.not_started(&start);
                         }
                         continue;
                     }
                     Outcome::Wait(until) => {
-                        finished.clear();
+                        way.finished.clear();
                         until
                     }
                 }
             };
             // Only now: until a start is committed, a submission must see its slot as open and wait.
-            handle.set_opens_at(scheduler.opens_at());
-            handle.considered.send_replace(seen);
-            if !launching.is_empty() {
-                self.launch(&mut scheduler, std::mem::take(&mut launching), &mut works)
-                    .await;
+            Looked { handle, seen }.tell(scheduler.opens_at());
+            if !way.launching.is_empty() {
+                let starts = std::mem::take(&mut way.launching);
+                let begun = self.launch(&mut scheduler, starts, &mut way.works).await;
+                self.tell_of_starts(&begun);
                 continue;
             }
             tokio::select! {
                 () = woken => {}
-                Some(attempt) = works.join_next() => finished.extend(attempt),
+                () = way.next(&mut scheduler) => {}
                 () = sleep_until(&self.clock, until) => {}
                 _ = self.stopping.changed(), if !stopping => {}
             }
         }
     }
 
-    /// The work of starts that are committed begins, all at once, when the pace allows it.
+    /// Sends a booking on its way to the disk, before all that this queue commits later.
+    async fn book(
+        &self,
+        scheduler: &mut Scheduler,
+        end: Slot,
+        bookings: &mut JoinSet<(Slot, bool)>,
+    ) {
+        let (store, change) = (self.store.clone(), scheduler.slot_taken(end));
+        let mut commit = Box::pin(async move { store.commit(vec![change]).await.is_ok() });
+        // The first poll hands it to the writer.
+        match poll_fn(|context| Poll::Ready(commit.as_mut().poll(context))).await {
+            Poll::Ready(committed) => scheduler.booked(end, committed),
+            Poll::Pending => {
+                bookings.spawn(async move { (end, commit.await) });
+            }
+        }
+    }
+
+    /// A start in a slot that is on disk as used: its work begins when the pace allows it, and the
+    /// start is committed meanwhile. Nothing else of the queue is decided until both is done, so
+    /// the end of the attempt is recorded after its start.
+    async fn start_booked(
+        &self,
+        scheduler: &mut Scheduler,
+        start: Start,
+        looked: &Looked<'_>,
+        works: &mut JoinSet<Finished>,
+    ) {
+        let changes = start.changes.clone();
+        let opens_at = scheduler.opens_at();
+        let recorded = async {
+            // Bounded by the end of the process: a disk that is full takes it once it has space.
+            while !self.commit(&changes).await {
+                if self.refusals.are_final() {
+                    return;
+                }
+            }
+            looked.tell(opens_at);
+        };
+        let launched = self.launch(scheduler, vec![start], works);
+        // The commit is on its way before the thread sleeps.
+        let ((), begun) = tokio::join!(biased; recorded, launched);
+        self.tell_of_starts(&begun);
+    }
+
+    /// The work of starts begins, all at once, when the pace allows it. Returned is when each did.
     async fn launch(
-        &mut self,
+        &self,
         scheduler: &mut Scheduler,
         starts: Vec<Start>,
         works: &mut JoinSet<Finished>,
-    ) {
+    ) -> Vec<(Start, Now)> {
         let begins_at = scheduler.begins_at();
         self.clock.approach(begins_at).await;
-        let mut begun = Vec::with_capacity(starts.len());
+        let mut launched = Vec::with_capacity(starts.len());
         for start in starts {
             let (sender, beginning) = oneshot::channel();
             let gate = Gate {
@@ -177,23 +247,20 @@ impl Runner {
                 gate,
             };
             works.spawn_on(attempt.run(), &self.workers);
-            begun.push((start, beginning));
+            launched.push((start, beginning));
         }
-        let mut late = None;
-        for (start, beginning) in begun {
+        let mut begun = Vec::with_capacity(launched.len());
+        for (start, beginning) in launched {
             // Without an answer the runtime is gone, and the work with it.
             let at = beginning.await.unwrap_or_else(|_| self.clock.now());
-            late = scheduler.began(start.slot, at).or(late);
-            self.tell_of_start(&start, at);
+            scheduler.began(start.slot, at.mono);
+            begun.push((start, at));
         }
-        if let Some(late) = late {
-            // If this is refused, the next start says it.
-            self.commit(&[late]).await;
-        }
+        begun
     }
 
     /// Whether the changes were committed. If not, pauses: the disk may be full for a while.
-    async fn commit(&mut self, changes: &[Change]) -> bool {
+    async fn commit(&self, changes: &[Change]) -> bool {
         match self.store.commit(changes.to_vec()).await {
             Ok(()) => {
                 if self.refusals.are_over() {
@@ -212,6 +279,12 @@ impl Runner {
                 self.clock.sleep(STORE_PAUSE).await;
                 false
             }
+        }
+    }
+
+    fn tell_of_starts(&self, begun: &[(Start, Now)]) {
+        for (start, at) in begun {
+            self.tell_of_start(start, *at);
         }
     }
 
@@ -334,6 +407,53 @@ impl Runner {
     }
 }
 
+impl UnderWay {
+    /// Takes up what has ended.
+    fn collect(&mut self, scheduler: &mut Scheduler) {
+        while self.finished.len() < FINISHED_AT_ONCE
+            && let Some(attempt) = self.works.try_join_next()
+        {
+            self.finished.extend(attempt);
+        }
+        while let Some(booking) = self.bookings.try_join_next() {
+            if let Ok((end, committed)) = booking {
+                scheduler.booked(end, committed);
+            }
+        }
+    }
+
+    /// Waits for something to take up.
+    async fn next(&mut self, scheduler: &mut Scheduler) {
+        tokio::select! {
+            Some(attempt) = self.works.join_next() => self.finished.extend(attempt),
+            Some(booking) = self.bookings.join_next() => if let Ok((end, committed)) = booking {
+                scheduler.booked(end, committed);
+            },
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Whether nothing runs and nothing is left to record.
+    fn is_over(&self) -> bool {
+        self.finished.is_empty() && self.launching.is_empty() && self.works.is_empty()
+    }
+}
+
+/// A look at the registry, as submissions are told of it.
+struct Looked<'a> {
+    handle: &'a QueueHandle,
+    /// The submissions that had been applied before.
+    seen: u64,
+}
+
+impl Looked<'_> {
+    /// All of them were considered, and what could start has; the next slot opens at `opens_at`.
+    fn tell(&self, opens_at: Duration) {
+        self.handle.set_opens_at(opens_at);
+        self.handle.considered.send_replace(self.seen);
+    }
+}
+
 /// Holds the work back until the pace allows it, and tells when it began.
 struct Gate {
     clock: Clock,
@@ -412,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_stays_full_is_told_once() {
-        let mut refusals = Refusals::default();
+        let refusals = Refusals::default();
         assert!(!refusals.are_over());
         let told = (0..100).filter(|_| refusals.is_news(&StoreError::Full));
         assert_eq!(told.count(), 1);
@@ -424,7 +544,7 @@ mod tests {
 
     #[test]
     fn only_a_store_that_is_over_ends_the_retries() {
-        let mut refusals = Refusals::default();
+        let refusals = Refusals::default();
         assert!(!refusals.are_final());
         for (error, over) in [
             (StoreError::Full, false),

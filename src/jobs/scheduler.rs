@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use super::booking::Booking;
 use super::decide::{self, Finished};
 use super::pace::{Pace, Slot};
 use super::processor::Work;
@@ -22,6 +23,7 @@ pub(crate) struct Scheduler {
     queue: QueueId,
     settings: QueueSettings,
     pace: Pace,
+    booking: Booking,
     /// The slot that the queue waits for with a batch ready.
     waits_for: Option<Duration>,
     /// The slot in use while more batches may be packed into it, and the ids it still takes.
@@ -33,8 +35,12 @@ pub(crate) struct Scheduler {
 pub(crate) enum Outcome {
     /// Commit these, then tick again.
     Commit(Vec<Change>),
-    /// Commit these, then tick again: other batches may share the slot. The work is done once there
-    /// is nothing else to do but wait, at [`Scheduler::begins_at`].
+    /// Commit [`Scheduler::slot_taken`] without waiting for it, and tell of its answer.
+    Book(Slot),
+    /// A batch starts, and its work begins at [`Scheduler::begins_at`]. If its slot is booked: while the
+    /// changes are being committed; tick again once both is done. If not: commit first, then tick
+    /// again, because other batches may share the slot. The work begins once there is nothing else
+    /// to do but wait.
     Start(Start),
     /// Nothing to do until then (monotonic; `None`: until something happens).
     Wait(Option<Duration>),
@@ -44,6 +50,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) changes: Vec<Change>,
+    /// The end of what the changes book. `None`: the slot is booked already.
+    pub(crate) books: Option<Slot>,
     pub(crate) ingestion: crate::model::id::IngestionRef,
     pub(crate) work: Work,
     pub(crate) slot: Slot,
@@ -57,14 +65,15 @@ impl Scheduler {
     pub(crate) fn new(
         queue: QueueId,
         settings: QueueSettings,
-        last_slot: Option<Timestamp>,
+        booked_until: Option<Timestamp>,
         now: Now,
     ) -> Self {
-        let pace = Pace::resume(settings.interval, last_slot, now);
+        let pace = Pace::resume(settings.interval, booked_until, now);
         Self {
             queue,
             settings,
             pace,
+            booking: Booking::default(),
             waits_for: None,
             open: None,
         }
@@ -80,16 +89,41 @@ impl Scheduler {
         self.pace.begins_at()
     }
 
-    /// The work of a start began. What to commit, if that was late: a restart must know.
-    pub(crate) fn began(&mut self, slot: Slot, at: Now) -> Option<Change> {
-        let at = self.pace.began(slot, at)?;
-        let queue = self.queue;
-        Some(Change::SlotTaken { queue, at })
+    /// The work of a start began at `at`, in monotonic time.
+    pub(crate) fn began(&mut self, slot: Slot, at: Duration) {
+        let waits = self.waits_for == Some(self.pace.opens_at());
+        self.pace.began(slot, at);
+        self.waits_for = waits.then_some(self.pace.opens_at());
+        self.booking.began(at);
+    }
+
+    /// What a booking commits.
+    pub(crate) fn slot_taken(&self, end: Slot) -> Change {
+        Change::SlotTaken {
+            queue: self.queue,
+            at: end.wall,
+        }
+    }
+
+    /// The disk has answered a booking until `end`.
+    pub(crate) fn booked(&mut self, end: Slot, committed: bool) {
+        if committed {
+            self.booking.committed(end);
+        } else {
+            self.booking.refused(end, self.pace.opens_at());
+        }
     }
 
     /// Whether there is no attempt after the one of this number.
     pub(crate) fn is_last(&self, attempt: u32) -> bool {
         retry::backoff(&self.settings.retry, attempt, None, 0.0).is_none()
+    }
+
+    /// The start was committed.
+    pub(crate) fn started(&mut self, start: &Start) {
+        if let Some(end) = start.books {
+            self.booking.committed(end);
+        }
     }
 
     /// The start was not committed: nothing started, and its slot is as it was before the tick.
@@ -101,7 +135,8 @@ impl Scheduler {
     }
 
     /// What to do at `now`. Attempts in `finished` are recorded first, then deadlines are kept, then
-    /// a batch is started if there is one, nothing blocks it, and the slot is open.
+    /// a batch is started if there is one, nothing blocks it, and the slot is open; if only the slot
+    /// is not, it is booked in time.
     pub(crate) fn tick(
         &mut self,
         registry: &RwLock<Registry>,
@@ -127,6 +162,9 @@ impl Scheduler {
         if !changes.is_empty() {
             return Outcome::Commit(changes);
         }
+        if self.booking.is_passed() {
+            return Outcome::Book(self.booking.ask(now));
+        }
         let timers = [queue.next_retry(), queue.next_deadline()]
             .into_iter()
             .flatten()
@@ -149,13 +187,16 @@ impl Scheduler {
             None => self.fresh_slot(queue, ingestion.created_at, now),
         };
         let Some(slot) = slot else {
-            let running = queue.running.len() >= self.settings.max_in_flight.get() as usize;
-            let opens = (!running).then_some(self.pace.opens_at());
-            return Outcome::Wait([timer, opens].into_iter().flatten().min());
+            return self.before_slot(queue, timer, now);
         };
         self.use_room(slot, due.len());
+        let books = (self.settings.pack_slots || !self.booking.covers(slot.mono))
+            .then(|| Booking::reach(now));
+        let mut changes: Vec<Change> = books.map(|end| self.slot_taken(end)).into_iter().collect();
+        changes.push(decide::start(ingestion, next, slot));
         Outcome::Start(Start {
-            changes: decide::start(self.queue, ingestion, next, slot),
+            changes,
+            books,
             ingestion: ingestion.key(),
             work: Work {
                 ingestion: ingestion.id,
@@ -171,10 +212,31 @@ impl Scheduler {
         })
     }
 
+    /// A batch is ready, and no slot is open for it.
+    fn before_slot(&mut self, queue: &Queue, timer: Option<Duration>, now: Now) -> Outcome {
+        if self.is_full(queue, 0) {
+            return Outcome::Wait(timer);
+        }
+        let opens_at = self.pace.opens_at();
+        // Packed batches are committed one after the other before their work begins.
+        let book_at = self.booking.due(opens_at);
+        let book_at = book_at.filter(|_| !self.settings.pack_slots && !self.pace.is_launching());
+        if book_at.is_some_and(|at| at <= now.mono) {
+            return Outcome::Book(self.booking.ask(now));
+        }
+        let next = [timer, book_at, Some(opens_at)];
+        Outcome::Wait(next.into_iter().flatten().min())
+    }
+
+    /// Whether no further batch may run beside those that do and `more`.
+    fn is_full(&self, queue: &Queue, more: usize) -> bool {
+        queue.running.len() + more >= self.settings.max_in_flight.get() as usize
+    }
+
     /// Takes the next slot if it is open and not too many batches run.
     fn fresh_slot(&mut self, queue: &Queue, created_at: Timestamp, now: Now) -> Option<Slot> {
         self.open = None;
-        if queue.running.len() >= self.settings.max_in_flight.get() as usize {
+        if self.is_full(queue, 0) {
             self.waits_for = None;
             return None;
         }
@@ -183,7 +245,13 @@ impl Scheduler {
             .pace
             .open_slot(now, waited, created_at)
             .filter(|slot| self.pace.take(*slot).is_ok());
-        self.waits_for = slot.is_none().then_some(self.pace.opens_at());
+        // Once this batch has started, those behind it wait for the next slot: also while nobody
+        // looks, because the disk is slow.
+        let waits = match slot {
+            Some(_) => queue.waiting().iter().sum::<u64>() > 1 && !self.is_full(queue, 1),
+            None => true,
+        };
+        self.waits_for = waits.then_some(self.pace.opens_at());
         slot
     }
 

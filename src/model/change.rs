@@ -13,13 +13,13 @@ use super::time::Timestamp;
 /// One thing that happened.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Change {
-    /// A queue exists, under this number. `last_slot` is when it last started a batch.
+    /// A queue exists, under this number.
     QueueConfigured {
         /// Its number.
         queue: QueueId,
         /// Its name.
         name: QueueName,
-        /// The slot of its latest start, over all runs of the process.
+        /// Until when its slots are booked, over all runs of the process.
         last_slot: Option<Timestamp>,
     },
     /// An ingestion was accepted. The store sets `ingestion.arrival`.
@@ -29,11 +29,12 @@ pub enum Change {
         /// Under which key a repetition finds it.
         idempotency: Option<IdempotencyRecord>,
     },
-    /// A queue's slot was used: its next one opens an interval later.
+    /// A queue has booked the slots up to a moment that is still to come: after a crash, nothing of it
+    /// starts within an interval of that.
     SlotTaken {
         /// Which queue.
         queue: QueueId,
-        /// The slot.
+        /// Until when.
         at: Timestamp,
     },
     /// A batch was started, ended, or waits to be tried again.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+use crate::jobs::booking::{REACH, SPARE};
 use crate::jobs::decide::Finished;
-use crate::jobs::pace::{LAUNCH, Slot, TOLERANCE};
+use crate::jobs::pace::{LAUNCH, Slot};
 use crate::jobs::processor::{Failure, IdResult, Response};
 use crate::jobs::registry::Registry;
 use crate::jobs::scheduler::{Outcome, Scheduler, Start};
@@ -20,37 +21,15 @@ use crate::model::queue::QueueSettings;
 use crate::model::time::{Now, Timestamp};
 
 use super::disk::Disk;
-use super::{INTERVAL, QUEUE, Step};
-
-/// A batch in the naive model.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Naive {
-    Waiting,
-    Running,
-    /// Was running when the process died.
-    Interrupted,
-    RetryAt(Timestamp),
-    Ended(BatchStatus),
-}
-
-#[derive(Debug)]
-pub(super) struct NaiveIngestion {
-    pub(super) id: IngestionId,
-    priority: Priority,
-    deadline: Option<Timestamp>,
-    ids: i64,
-    batches: Vec<Naive>,
-    attempts: Vec<u32>,
-    /// Which ids of a batch the next attempt is about.
-    due: Vec<Vec<u16>>,
-}
+use super::naive::{self, Naive, NaiveIngestion};
+use super::{Bookings, INTERVAL, QUEUE, Step};
 
 pub(super) struct World {
     pub(super) settings: QueueSettings,
     pub(super) now: Now,
     pub(super) registry: RwLock<Registry>,
     pub(super) scheduler: Scheduler,
-    disk: Disk,
+    pub(super) disk: Disk,
     running: Vec<Start>,
     /// In order of arrival: arrival 1 is the first.
     pub(super) naive: Vec<NaiveIngestion>,
@@ -62,8 +41,21 @@ pub(super) struct World {
     slow: Duration,
     /// The slot whose work has not begun yet, and when (monotonic) it does.
     launching: Option<(Slot, Duration)>,
+    bookings: Bookings,
+    /// A booking that is on its way to the disk.
+    booking: Option<Slot>,
+    /// When the queue was last looked at.
+    looked_at: Timestamp,
+    /// When the queue wakes by itself.
+    wakes_at: Option<Duration>,
+    /// Starts in booked slots.
+    pub(super) booked: usize,
+    /// Whether the disk takes starts in booked slots.
+    takes_starts: bool,
+    /// A start in a booked slot that is not on disk: the queue decides nothing until it is.
+    moving: Option<Start>,
     /// When work last began, in whatever life of the process.
-    last_began: Option<Timestamp>,
+    pub(super) last_began: Option<Timestamp>,
     /// Until then there is a reason to start nothing.
     paced_until: Timestamp,
 }
@@ -89,6 +81,13 @@ impl World {
             started: Vec::new(),
             slow: Duration::ZERO,
             launching: None,
+            bookings: Bookings::AtOnce,
+            booking: None,
+            looked_at: now.wall,
+            wakes_at: None,
+            booked: 0,
+            takes_starts: true,
+            moving: None,
             last_began: None,
             paced_until: now.wall,
         }
@@ -107,6 +106,7 @@ impl World {
     }
 
     fn commit(&mut self, changes: Vec<Change>) {
+        self.booking_arrives();
         for change in changes {
             self.disk.commit(&change);
             self.registry.write().apply(change).unwrap();
@@ -122,23 +122,84 @@ impl World {
             } => self.submit(priority, ids, deadline_ms),
             Step::Slow { micros } => self.slow = Duration::from_micros(micros),
             Step::Advance { ms } => self.advance(Duration::from_millis(ms)),
+            Step::Wake => {
+                let began = self.launching.map(|(_, begins_at)| begins_at);
+                let wake = [began, self.wakes_at].into_iter().flatten().min();
+                self.advance(wake.unwrap_or_default().saturating_sub(self.now.mono));
+            }
             Step::Finish { which, failed } => self.finish(which, failed),
+            Step::Bookings(bookings) => self.bookings = bookings,
+            Step::Starts { taken } => {
+                self.takes_starts = taken;
+                if taken {
+                    self.record_start();
+                }
+            }
             Step::Crash { down_ms } => self.crash(Duration::from_millis(down_ms)),
             Step::CrashBeforeCommit { ms } => {
                 self.advance(Duration::from_millis(ms));
                 // The tick may consume the slot in memory; nothing of that survives.
-                let _ = self.scheduler.tick(&self.registry, &[], self.now);
+                if self.moving.is_none() {
+                    let _ = self.scheduler.tick(&self.registry, &[], self.now);
+                }
                 self.crash(Duration::ZERO);
             }
             Step::CommitFails { ms } => {
                 self.advance(Duration::from_millis(ms));
-                if let Outcome::Start(start) = self.scheduler.tick(&self.registry, &[], self.now) {
-                    self.scheduler.not_started(&start);
-                }
+                self.refuse();
             }
         }
         self.settle();
         self.check();
+    }
+
+    /// What is decided now is not taken by the disk.
+    fn refuse(&mut self) {
+        if self.moving.is_some() {
+            return;
+        }
+        self.looked_at = self.now.wall;
+        match self.scheduler.tick(&self.registry, &[], self.now) {
+            Outcome::Start(start) if start.books.is_some() => self.scheduler.not_started(&start),
+            // The disk takes it on a later attempt: the work has not waited.
+            Outcome::Start(start) => {
+                let takes = std::mem::replace(&mut self.takes_starts, false);
+                self.start(start);
+                self.takes_starts = takes;
+            }
+            Outcome::Book(end) => self.scheduler.booked(end, false),
+            Outcome::Commit(_) | Outcome::Wait(_) => {}
+        }
+    }
+
+    fn book(&mut self, end: Slot) {
+        match self.bookings {
+            Bookings::AtOnce => {
+                self.disk.commit(&self.scheduler.slot_taken(end));
+                self.scheduler.booked(end, true);
+            }
+            Bookings::Late => {
+                self.booking_arrives();
+                self.booking = Some(end);
+            }
+            Bookings::Refused => self.scheduler.booked(end, false),
+        }
+    }
+
+    /// What was sent to the disk first is there first.
+    fn booking_arrives(&mut self) {
+        if let Some(end) = self.booking.take() {
+            self.disk.commit(&self.scheduler.slot_taken(end));
+            self.scheduler.booked(end, true);
+        }
+    }
+
+    /// The start in a booked slot is on disk now, if there is one.
+    fn record_start(&mut self) {
+        if let Some(start) = self.moving.take() {
+            self.commit(start.changes.clone());
+            self.moved(start);
+        }
     }
 
     fn submit(&mut self, priority: Priority, ids: i64, deadline_ms: Option<u64>) {
@@ -161,22 +222,7 @@ impl World {
             batch_size: self.settings.batch_size,
             priority,
         };
-        let count = ingestion.batch_count() as usize;
-        let due = (0..count).map(|batch| {
-            (0..ingestion
-                .ids_of(BatchIndex(u32::try_from(batch).unwrap()))
-                .len() as u16)
-                .collect()
-        });
-        self.naive.push(NaiveIngestion {
-            id,
-            priority,
-            deadline,
-            ids,
-            batches: vec![Naive::Waiting; count],
-            attempts: vec![0; count],
-            due: due.collect(),
-        });
+        self.naive.push(NaiveIngestion::new(&ingestion));
         self.commit(vec![Change::Submitted {
             ingestion,
             idempotency: None,
@@ -206,15 +252,17 @@ impl World {
             let apart = self.now.wall.since(last);
             assert!(apart >= INTERVAL, "work began {apart:?} apart");
         }
+        assert!(
+            self.disk.last_slot >= Some(self.now.wall) || self.now.wall.since(slot.wall) > SPARE,
+            "work began outside of what is booked"
+        );
         self.paced_until = slot.wall.max(self.now.wall.minus(LAUNCH)).plus(INTERVAL);
-        if let Some(late) = self.scheduler.began(slot, self.now) {
-            self.commit(vec![late]);
-        }
+        self.scheduler.began(slot, self.now.mono);
     }
 
     fn finish(&mut self, which: usize, failed: u8) {
         // What has not begun can't end.
-        if self.running.is_empty() || self.launching.is_some() {
+        if self.running.is_empty() || self.launching.is_some() || self.moving.is_some() {
             return;
         }
         let start = self.running.remove(which % self.running.len());
@@ -241,28 +289,21 @@ impl World {
                 result: result(*position),
             })
             .collect();
-        let naive = &mut self.naive[start.ingestion.arrival.0 as usize - 1];
-        let batch = start.work.batch.index();
         let failing: Vec<u16> = results
             .iter()
             .filter(|r| r.result.is_err())
             .map(|r| r.position)
             .collect();
         let jitter = 0.5;
-        naive.batches[batch] = if failing.is_empty() {
-            Naive::Ended(BatchStatus::Completed)
-        } else {
-            naive.due[batch].clone_from(&failing);
-            match crate::jobs::retry::backoff(
-                &self.settings.retry,
-                naive.attempts[batch],
-                None,
-                jitter,
-            ) {
-                Some(wait) => Naive::RetryAt(self.now.wall.plus(wait)),
-                None => Naive::Ended(BatchStatus::Failed),
-            }
+        let backoff = |attempt| {
+            let wait = crate::jobs::retry::backoff(&self.settings.retry, attempt, None, jitter)?;
+            Some(self.now.wall.plus(wait))
         };
+        self.naive[start.ingestion.arrival.0 as usize - 1].ended(
+            start.work.batch.index(),
+            failing,
+            backoff,
+        );
         let finished = Finished {
             ingestion: start.ingestion,
             batch: start.work.batch,
@@ -284,22 +325,24 @@ impl World {
             .collect();
         self.running.clear();
         self.launching = None;
-        for batch in self.naive.iter_mut().flat_map(|naive| &mut naive.batches) {
-            if *batch == Naive::Running {
-                *batch = Naive::Interrupted;
-            }
+        // The booking may be on disk or not. The start is not, and so its batch is as it was.
+        if self.now.mono.as_millis().is_multiple_of(2) {
+            self.booking_arrives();
         }
+        (self.booking, self.moving) = (None, None);
+        // Of work that began later than was booked, the next run knows once that is on disk.
+        self.last_began = self.last_began.min(self.disk.last_slot);
+        naive::interrupt(&mut self.naive);
         // Another process has another monotonic clock.
         self.now = Now {
             wall: self.now.wall.plus(down),
             mono: Duration::from_millis(3),
         };
         (self.registry, self.scheduler) = Self::boot(&self.settings, &self.disk, self.now);
-        let wait = (INTERVAL + TOLERANCE).saturating_sub(LAUNCH);
-        self.paced_until = self
-            .disk
-            .last_slot
-            .map_or(self.now.wall, |last| last.plus(wait));
+        self.paced_until = self.disk.last_slot.map_or(self.now.wall, |until| {
+            assert!(until.since(self.now.wall) <= REACH);
+            until.min(self.now.wall).plus(INTERVAL)
+        });
         for ingestion in before
             .iter()
             .filter(|ingestion| ingestion.ended_at().is_none())
@@ -314,11 +357,22 @@ impl World {
 
     /// Does all that can be done at this moment.
     fn settle(&mut self) {
-        self.expire_naive();
+        self.wakes_at = None;
+        if self.moving.is_some() {
+            return self.settle_launching();
+        }
+        self.looked_at = self.now.wall;
+        naive::expire(&mut self.naive, self.now.wall);
         loop {
             match self.scheduler.tick(&self.registry, &[], self.now) {
                 Outcome::Commit(changes) => self.commit(changes),
-                Outcome::Start(start) => self.start(start),
+                Outcome::Book(end) => self.book(end),
+                Outcome::Start(start) => {
+                    self.start(start);
+                    if self.moving.is_some() {
+                        return self.settle_launching();
+                    }
+                }
                 Outcome::Wait(until) => {
                     if let Some((slot, begins_at)) = self.launching {
                         // Meanwhile the queue's task does nothing else.
@@ -328,69 +382,32 @@ impl World {
                             continue;
                         }
                     }
+                    self.wakes_at = until;
                     return self.check_wait(until);
                 }
             }
         }
     }
 
-    fn expire_naive(&mut self) {
-        for naive in &mut self.naive {
-            if naive
-                .deadline
-                .is_some_and(|deadline| deadline <= self.now.wall)
-            {
-                for batch in naive
-                    .batches
-                    .iter_mut()
-                    .filter(|batch| **batch == Naive::Waiting)
-                {
-                    *batch = Naive::Ended(BatchStatus::Expired);
-                }
-            }
-        }
-    }
-
-    /// The batch that plain loops would start now: the index of its ingestion, and its own.
-    fn naive_next(&self) -> Option<(usize, usize)> {
-        for priority in Priority::ALL {
-            for (index, naive) in self
-                .naive
-                .iter()
-                .enumerate()
-                .filter(|(_, naive)| naive.priority == priority)
-            {
-                if let Some(batch) = naive
-                    .batches
-                    .iter()
-                    .position(|batch| self.can_start(*batch))
-                {
-                    return Some((index, batch));
-                }
-            }
-        }
-        None
-    }
-
-    fn can_start(&self, batch: Naive) -> bool {
-        match batch {
-            Naive::Waiting | Naive::Interrupted => true,
-            Naive::RetryAt(due) => due <= self.now.wall,
-            Naive::Running | Naive::Ended(_) => false,
+    /// Nothing is decided, and yet work begins when it shall.
+    fn settle_launching(&mut self) {
+        if let Some((slot, begins_at)) = self.launching
+            && begins_at <= self.now.mono
+        {
+            self.begin(slot);
         }
     }
 
     fn start(&mut self, start: Start) {
-        let (index, batch) = self.naive_next().expect("plain loops would start nothing");
+        let (index, batch) =
+            naive::next(&self.naive, self.now.wall).expect("plain loops would start nothing");
         assert_eq!(
             (start.ingestion.id, start.work.batch.index()),
             (self.naive[index].id, batch),
             "the order"
         );
-        let naive = &mut self.naive[index];
-        naive.attempts[batch] += 1;
-        naive.batches[batch] = Naive::Running;
-        assert_eq!(start.work.attempt, naive.attempts[batch]);
+        let naive = &self.naive[index];
+        assert_eq!(start.work.attempt, naive.attempts[batch] + 1);
         let due: Vec<u16> = start
             .work
             .due
@@ -423,23 +440,44 @@ impl World {
         }
         assert!(slot <= self.now.wall, "a start in the future");
         assert!(
-            self.now.wall.since(slot) <= TOLERANCE,
+            self.now.wall.since(slot) <= LAUNCH,
             "a start in a slot that is over"
         );
         assert!(start.created_at <= slot, "a start before its submission");
         self.last_start = Some(slot);
         self.started
             .push((slot, start.ingestion.arrival.0, start.work.batch.0));
-        self.commit(start.changes.clone());
         let begins_at = self.scheduler.begins_at().max(self.now.mono + self.slow);
         self.launching = Some((start.slot, begins_at));
+        if start.books.is_some() {
+            self.commit(start.changes.clone());
+            self.scheduler.started(&start);
+            self.moved(start);
+        } else {
+            let booked = self.disk.last_slot;
+            assert!(
+                booked >= Some(slot),
+                "no start in a slot that is not booked"
+            );
+            self.booked += 1;
+            self.moving = Some(start);
+            if self.takes_starts {
+                self.record_start();
+            }
+        }
+    }
+
+    /// The start is on disk, and visible.
+    fn moved(&mut self, start: Start) {
+        self.naive[start.ingestion.arrival.0 as usize - 1].started(start.work.batch.index());
         self.running.push(start);
     }
 
     /// Nothing starts: there must be a reason, and the wait must end when it does.
     fn check_wait(&self, until: Option<Duration>) {
-        if self.naive_next().is_some() {
+        if naive::next(&self.naive, self.now.wall).is_some() {
             let blocked = self.running.len() >= self.settings.max_in_flight.get() as usize;
+            let blocked = blocked || self.launching.is_some();
             let opens_at = self.scheduler.opens_at();
             assert!(
                 blocked || opens_at > self.now.mono,
@@ -504,33 +542,16 @@ impl World {
             assert_eq!(ingestion.ended_at().is_some(), all_ended);
             assert_eq!(
                 registry.position(naive.id),
-                self.naive_position(index),
+                naive::position(&self.naive, index, self.looked_at),
                 "position of arrival {}",
                 index + 1
             );
         }
     }
 
-    fn naive_position(&self, index: usize) -> Option<u64> {
-        let startable = |naive: &NaiveIngestion| {
-            naive
-                .batches
-                .iter()
-                .filter(|batch| self.can_start(**batch))
-                .count() as u64
-        };
-        let own = &self.naive[index];
-        if startable(own) == 0 {
-            return None;
-        }
-        let ahead = self.naive.iter().enumerate().filter(|(other, naive)| {
-            naive.priority > own.priority || (naive.priority == own.priority && *other < index)
-        });
-        Some(ahead.map(|(_, naive)| startable(naive)).sum())
-    }
-
     /// Runs on without failures until all has ended.
     pub(super) fn drain(&mut self) {
+        self.step(&Step::Starts { taken: true });
         for _ in 0..10_000 {
             if self
                 .naive
