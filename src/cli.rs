@@ -16,6 +16,8 @@ mod serve;
 mod stats;
 mod status;
 mod submit;
+mod table;
+mod verify;
 
 use std::io;
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Ask about events: active users, top types, retention, counts by time
     Stats(Box<stats::StatsArgs>),
+    /// Read all events of a data directory and compare with them what is derived from them
+    Verify(verify::VerifyArgs),
     /// List, show, send again or discard events that were refused
     DeadLetters(dead_letters::DeadLettersArgs),
 }
@@ -119,6 +123,7 @@ pub fn run() -> ExitCode {
         Some(Command::Export(args)) => blocking(export::run(args)),
         Some(Command::Publish(args)) => blocking(publish::run(args)),
         Some(Command::Stats(args)) => blocking(stats::run(*args)),
+        Some(Command::Verify(args)) => blocking(verify::run(args)),
         Some(Command::DeadLetters(args)) => blocking(dead_letters::run(args)),
     };
     match done {

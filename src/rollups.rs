@@ -56,7 +56,7 @@ mod tests;
 
 pub use self::active_users::Active;
 pub use self::buckets::Bucket;
-pub use self::calendar::{BucketSize, Span};
+pub use self::calendar::{BucketSize, Span, first_second};
 pub use self::checkpoint::{Snapshot, Unrestored};
 pub use self::compare::TenantComparison;
 pub use self::facts::{Facts, UserKey};

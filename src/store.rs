@@ -19,8 +19,28 @@ use crate::model::event::{
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
-use crate::rollups::Rollups;
+use crate::rollups::{Rollups, TenantComparison};
 pub use error::{OpenError, StoreError};
+
+/// What was found by reading everything.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// Numbers that must be equal.
+    pub checks: Vec<Check>,
+    /// What the rollups have of each tenant, and what follows from the events.
+    pub tenants: Vec<TenantComparison>,
+}
+
+/// Two numbers that must be equal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Check {
+    /// What they count.
+    pub what: &'static str,
+    /// What it should be.
+    pub expected: u64,
+    /// What it is.
+    pub found: u64,
+}
 
 /// Where and how the embedded store is opened.
 #[derive(Clone, Debug)]
@@ -177,6 +197,13 @@ impl Store {
     #[must_use]
     pub fn erasures(&self) -> u64 {
         self.0.erasures()
+    }
+
+    /// Reads every event and compares what is derived from them with what follows from them: counts,
+    /// identities, rollups. Minutes for ten million events; refused as [`StoreError::Busy`] if something
+    /// is written meanwhile.
+    pub async fn verify(&self) -> Result<Verified, StoreError> {
+        self.0.verify().await
     }
 
     /// What was ever received.

@@ -7,7 +7,6 @@
 )]
 
 #[path = "support/home.rs"]
-#[allow(dead_code, reason = "shared: each test uses its part")]
 mod home;
 #[path = "support/http.rs"]
 mod http;

@@ -6,14 +6,14 @@
 
 use hashbrown::HashMap;
 use jiff::ToSpan as _;
-use jiff::civil::{Date, Time, time};
-use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::civil::{Date, time};
+use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 
 use super::AnalyticsError;
 use crate::model::event::EventTime;
 use crate::model::time::Timestamp;
-use crate::rollups::{Bucket, BucketSize};
+use crate::rollups::{Bucket, BucketSize, first_second};
 
 const MICROS: i64 = 1_000_000;
 
@@ -160,13 +160,17 @@ struct Day {
 /// midnight, the time that has the earlier date again is part of the later one.
 fn day(zone: &TimeZone, second: i64) -> Result<Day, AnalyticsError> {
     let mut date = zone.to_datetime(instant(second)?).date();
-    let mut start = first_second(zone, date)?;
-    let mut end = first_second(zone, next(date)?)?;
+    let mut start = begin(zone, date)?;
+    let mut end = begin(zone, next(date)?)?;
     if second >= end {
         date = next(date)?;
-        (start, end) = (end, first_second(zone, next(date)?)?);
+        (start, end) = (end, begin(zone, next(date)?)?);
     }
     Ok(Day { date, start, end })
+}
+
+fn begin(zone: &TimeZone, date: Date) -> Result<i64, AnalyticsError> {
+    first_second(zone, date).map_err(|_| AnalyticsError::Range)
 }
 
 fn next(date: Date) -> Result<Date, AnalyticsError> {
@@ -177,21 +181,9 @@ fn instant(second: i64) -> Result<jiff::Timestamp, AnalyticsError> {
     jiff::Timestamp::from_second(second).map_err(|_| AnalyticsError::Range)
 }
 
-/// The first second of `date`; of one that the zone left out, the first of the date behind it.
-fn first_second(zone: &TimeZone, date: Date) -> Result<i64, AnalyticsError> {
-    let midnight = zone.to_ambiguous_timestamp(date.to_datetime(Time::midnight()));
-    let left_out = matches!(midnight.offset(), AmbiguousOffset::Gap { .. });
-    let first = midnight.compatible().map_err(|_| AnalyticsError::Range)?;
-    let first = first.as_second();
-    if left_out && let Some(change) = zone.preceding(instant(first + 1)?).next() {
-        return Ok(change.timestamp().as_second());
-    }
-    Ok(first)
-}
-
 /// When `date` begins.
 pub(super) fn start_of(zone: &TimeZone, date: Date) -> Result<EventTime, AnalyticsError> {
-    let second = first_second(zone, date)?;
+    let second = begin(zone, date)?;
     Ok(at(Timestamp::from_micros(second.saturating_mul(MICROS))))
 }
 

@@ -1,15 +1,14 @@
 //! `tollgate stats`: questions about events, answered as tables.
 
 mod retention;
-mod table;
 
 use clap::{Args, Subcommand};
 use jiff::civil::Date;
 use serde::Deserialize;
 
-use self::table::{Table, Wide};
 use super::client::Client;
 use super::follow::one_line;
+use super::table::{Table, Wide};
 use super::{Failure, ServerArgs, output};
 use crate::clock::Clock;
 use crate::events::parse::time;

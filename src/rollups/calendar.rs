@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use jiff::ToSpan as _;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::civil::{Date, Time};
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use super::Unanswered;
 use crate::model::event::EventTime;
@@ -83,10 +83,25 @@ fn offset(zone: &TimeZone, minute: i64) -> Result<i64, Unanswered> {
     }
 }
 
+/// The first second of `date`; of one that the zone left out, the first of the date behind it.
+///
+/// Where clocks go forward over midnight that is the moment at which they do: jiff's start of such a
+/// day is later by what the gap has before midnight.
+pub fn first_second(zone: &TimeZone, date: Date) -> Result<i64, Unanswered> {
+    let midnight = zone.to_ambiguous_timestamp(date.to_datetime(Time::midnight()));
+    let left_out = matches!(midnight.offset(), AmbiguousOffset::Gap { .. });
+    let first = midnight.compatible().map_err(|_| Unanswered::Range)?;
+    let before = jiff::Timestamp::from_second(first.as_second() + 1);
+    let before = before.map_err(|_| Unanswered::Range)?;
+    match zone.preceding(before).next() {
+        Some(change) if left_out => Ok(change.timestamp().as_second()),
+        _ => Ok(first.as_second()),
+    }
+}
+
 /// The first minute of `date`.
 pub(super) fn day_start(zone: &TimeZone, date: Date) -> Result<i64, Unanswered> {
-    let start = date.to_zoned(zone.clone()).map_err(|_| Unanswered::Range)?;
-    let second = start.timestamp().as_second();
+    let second = first_second(zone, date)?;
     if second % 60 == 0 {
         Ok(second / 60)
     } else {

@@ -29,6 +29,7 @@ mod schema;
 #[cfg_attr(not(test), expect(dead_code, reason = "not wired to the store yet"))]
 mod seen;
 mod shared;
+mod verify;
 mod witness;
 mod writer;
 

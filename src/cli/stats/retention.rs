@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::table::{Table, Wide};
+use crate::cli::table::{Table, Wide};
 
 #[derive(Deserialize)]
 struct Retention {

@@ -71,6 +71,24 @@ fn both_sides_of_midnight() {
 }
 
 #[test]
+fn a_day_begins_when_its_clocks_do() {
+    // Toronto went from 23:30 of 30 March to 00:30 of 31 March, at 04:30 UTC.
+    let rollups = rollups_of(&[
+        event("t", "", "x", "a", "1919-03-31T04:29:00Z"),
+        event("t", "", "x", "b", "1919-03-31T04:30:00Z"),
+        event("t", "", "x", "c", "1919-03-31T04:59:00Z"),
+    ]);
+    let toronto = zone("America/Toronto");
+    let dates = (date(1919, 3, 30), date(1919, 3, 31));
+    let found = rollups.active_users(&Filter::default(), dates, 1, &toronto);
+    let users: Vec<u64> = found.unwrap().iter().map(|it| it.users).collect();
+    assert_eq!(users, [1, 2]);
+    let days = rollups.buckets(&Filter::default(), Span::ALL, BucketSize::Day, &toronto);
+    let counts: Vec<u64> = days.unwrap().iter().map(|it| it.count).collect();
+    assert_eq!(counts, [1, 2]);
+}
+
+#[test]
 fn hours_follow_the_local_clock() {
     let hours = |zone_name: &str, times: &[&str]| {
         let events: Vec<Event<'_>> = times

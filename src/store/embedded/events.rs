@@ -113,7 +113,7 @@ struct Held {
 pub(super) struct EventState {
     dir: PathBuf,
     pub(super) key: Key,
-    user_key: UserKey,
+    pub(super) user_key: UserKey,
     pub(super) seen: Seen,
     /// As of the last commit.
     pub(super) counts: RwLock<Counted>,

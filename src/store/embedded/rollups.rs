@@ -157,44 +157,51 @@ impl Follower {
         }
     }
 
+    /// Waits until every event up to `last` is counted, however long that takes.
+    pub(super) async fn counted(&self, last: Sequence) -> Result<(), StoreError> {
+        let mut progress = self.followed.progress.subscribe();
+        let ready = |it: &Progress| it.covers >= last || it.trouble.is_some();
+        match progress.wait_for(ready).await {
+            Ok(it) if it.covers >= last => Ok(()),
+            Ok(it) => Err(it.trouble.clone().unwrap_or(StoreError::Behind)),
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+
     /// What `answer` makes of rollups that cover every event that is committed now.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         answer: impl Fn(&Rollups) -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         let last = *self.followed.last.borrow();
-        let answered = async {
-            let mut progress = self.followed.progress.subscribe();
-            let answer = Arc::new(answer);
-            // Each turn of the loop follows a change of the progress.
-            loop {
-                let ready = |it: &Progress| it.covers >= last || it.trouble.is_some();
-                let stuck = match progress.wait_for(ready).await {
-                    Ok(it) if it.covers >= last => None,
-                    Ok(it) => it.trouble.clone(),
-                    Err(_) => Some(StoreError::Closed),
-                };
-                if let Some(error) = stuck {
-                    return Err(error);
-                }
+        let answer = Arc::new(answer);
+        loop {
+            let admitted = async {
+                self.counted(last).await?;
                 let permit = Arc::clone(&self.answers).acquire_owned().await;
-                let permit = permit.map_err(|_| StoreError::Closed)?;
-                let (followed, answer) = (Arc::clone(&self.followed), Arc::clone(&answer));
-                let task = tokio::task::spawn_blocking(move || {
-                    let _permit = permit;
-                    let rollups = followed.rollups.read();
-                    // They may have been started anew since.
-                    (rollups.covers() >= last).then(|| answer(&rollups))
-                });
-                match task.await {
-                    Ok(Some(answer)) => return Ok(answer),
-                    Ok(None) => {}
-                    Err(_) => return Err(StoreError::Closed),
-                }
+                permit.map_err(|_| StoreError::Closed)
+            };
+            let permit = timeout(self.followed.limits.patience, admitted).await;
+            let permit = permit.unwrap_or(Err(StoreError::Behind))?;
+            let (followed, answer) = (Arc::clone(&self.followed), Arc::clone(&answer));
+            let task = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let rollups = followed.rollups.read();
+                // They may have been started anew since.
+                (rollups.covers() >= last).then(|| answer(&rollups))
+            });
+            match task.await {
+                Ok(Some(answer)) => return Ok(answer),
+                // What follows then is told by the progress.
+                Ok(None) => {}
+                Err(_) => return Err(StoreError::Closed),
             }
-        };
-        let answer = timeout(self.followed.limits.patience, answered).await;
-        answer.unwrap_or(Err(StoreError::Behind))
+        }
+    }
+
+    /// What `look` makes of the rollups as they are.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Rollups) -> T) -> T {
+        look(&self.followed.rollups.read())
     }
 
     /// Ends the thread.
@@ -359,7 +366,7 @@ impl Followed {
             ControlFlow::Continue(())
         })?;
         if last.is_some() {
-            spent::facts_after(&db, covers, |facts| self.rollups.write().add(facts))?;
+            spent::facts_after(&db, covers, |_, facts| self.rollups.write().add(facts))?;
         }
         Ok(last)
     }
@@ -382,4 +389,4 @@ impl Drop for Leaving<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -89,7 +89,7 @@ pub(super) fn insert(
 
 /// Calls `each` with the identities of every row that has some of events behind `sequence`. Every
 /// row is compared with what was written; the identities of the others are not read.
-pub(super) fn each_after(
+pub(in crate::store::embedded) fn each_after(
     db: &Connection,
     meta: &Meta,
     sequence: u64,
@@ -104,12 +104,13 @@ pub(super) fn each_after(
     meta.check(Table::Spent, found)
 }
 
-/// Calls `each` with what the rollups need to know of erased events behind `after`. Of those that
+/// Calls `each` with the arrivals of erased events behind `after`, and with what the rollups need to
+/// know of them. Of those that
 /// were erased by a version that kept no such thing, nothing is known.
 pub(in crate::store::embedded) fn facts_after(
     db: &Connection,
     after: Sequence,
-    mut each: impl FnMut(&Facts),
+    mut each: impl FnMut(&[Sequence], &Facts),
 ) -> Result<(), Fault> {
     rows_after(db, after.0, |last, _, facts| {
         let Some(facts) = facts else { return Some(()) };
@@ -118,14 +119,18 @@ pub(in crate::store::embedded) fn facts_after(
         // Numbers count from the row's least, and the last of them is known.
         let most = events.iter().map(|(number, _)| *number).max()?;
         let least = last.checked_sub(most)?;
-        let behind = events
-            .iter()
-            .filter(|(number, _)| least + number > after.0)
-            .map(|(_, event)| match event.id.as_ref() {
-                "" => Some((event, None)),
-                id => Some((event, Some(Uuid::try_parse(id).ok()?.as_u128()))),
-            });
-        each(&Facts::of_hashed(behind.collect::<Option<Vec<_>>>()?));
+        let mut arrivals = Vec::with_capacity(events.len());
+        let mut users = Vec::with_capacity(events.len());
+        for (number, event) in &events {
+            if least + number > after.0 {
+                arrivals.push(Sequence(least + number));
+                users.push(match event.id.as_ref() {
+                    "" => (event, None),
+                    id => (event, Some(Uuid::try_parse(id).ok()?.as_u128())),
+                });
+            }
+        }
+        each(&arrivals, &Facts::of_hashed(users));
         Some(())
     })?;
     Ok(())
