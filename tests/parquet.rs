@@ -1,9 +1,9 @@
 //! `tollgate export --format parquet`, read back here and by the Parquet readers of others: DuckDB, and
 //! pandas with `PyArrow`.
 //!
-//! Those need Python with the packages of `.ci/requirements.txt`: the one that `PARQUET_PYTHON` names,
+//! Those need Python with the packages of `.ci/requirements.txt`: the one that `TEST_PYTHON` names,
 //! else `python3`. Where neither has them, the test says that it skips this; not where
-//! `PARQUET_PYTHON` is set.
+//! `TEST_PYTHON` is set.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(clippy::print_stderr, reason = "says what is skipped")]
 
@@ -150,7 +150,7 @@ fn read(directory: &Path) -> Value {
 
 /// What others read, by the name of the reader; `None` where they are not installed.
 fn read_by_others(directory: &Path) -> Option<[(&'static str, Value); 2]> {
-    let named = std::env::var("PARQUET_PYTHON").ok();
+    let named = std::env::var("TEST_PYTHON").ok();
     let python = named.as_deref().unwrap_or("python3");
     let there = Command::new(python)
         .args(["-c", "import duckdb, pandas, pyarrow"])

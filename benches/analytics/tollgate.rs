@@ -30,6 +30,7 @@ pub(crate) fn run(rows: &mut Vec<Row>) {
         "",
         format!("{rate:.0} a second"),
     ));
+    server.settle();
     ask(&server, rows);
     let memory = server.memory() as f64 / f64::from(1 << 20);
     rows.push(Row::new(

@@ -118,6 +118,32 @@ impl Server {
         memory_of(self.child.id(), "VmRSS:").unwrap()
     }
 
+    /// Waits until it does nothing any more (packing blocks, checkpoints): less than a twentieth of a
+    /// core in a second. Gives up after two minutes.
+    pub(crate) fn settle(&self) {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let ticks = || -> u64 {
+            let stat = fs::read_to_string(&path).unwrap();
+            // Behind the name, which is in brackets, the 12th and 13th are user and system time.
+            let fields = stat[stat.rfind(')').unwrap()..].split_whitespace();
+            fields
+                .skip(12)
+                .take(2)
+                .map(|it| it.parse::<u64>().unwrap())
+                .sum()
+        };
+        let mut before = ticks();
+        for _ in 0..120 {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = ticks();
+            // A tick is a hundredth of a second.
+            if now - before < 5 {
+                return;
+            }
+            before = now;
+        }
+    }
+
     /// `SIGTERM`, and waits until it has stopped; returns how long that took.
     pub(crate) fn terminate(mut self) -> Duration {
         let started = Instant::now();

@@ -91,12 +91,14 @@ pub fn first_second(zone: &TimeZone, date: Date) -> Result<i64, Unanswered> {
     let midnight = zone.to_ambiguous_timestamp(date.to_datetime(Time::midnight()));
     let left_out = matches!(midnight.offset(), AmbiguousOffset::Gap { .. });
     let first = midnight.compatible().map_err(|_| Unanswered::Range)?;
-    let before = jiff::Timestamp::from_second(first.as_second() + 1);
-    let before = before.map_err(|_| Unanswered::Range)?;
-    match zone.preceding(before).next() {
-        Some(change) if left_out => Ok(change.timestamp().as_second()),
-        _ => Ok(first.as_second()),
+    let first = first.as_second();
+    if left_out {
+        let behind = jiff::Timestamp::from_second(first + 1).map_err(|_| Unanswered::Range)?;
+        if let Some(change) = zone.preceding(behind).next() {
+            return Ok(change.timestamp().as_second());
+        }
     }
+    Ok(first)
 }
 
 /// The first minute of `date`.
