@@ -92,6 +92,8 @@ pub enum Bound {
     Hours,
     /// Days that have events.
     Days,
+    /// Events.
+    Events,
 }
 
 impl std::fmt::Display for Bound {
@@ -102,6 +104,7 @@ impl std::fmt::Display for Bound {
             Self::Users => "users",
             Self::Hours => "hours with events",
             Self::Days => "days with events",
+            Self::Events => "events",
         })
     }
 }

@@ -130,6 +130,7 @@ impl Fold {
             users: usize::MAX,
             hours: usize::MAX,
             days: usize::MAX,
+            events: usize::MAX,
         };
         Self {
             matchers: about

@@ -1,5 +1,6 @@
 //! Users by day: of the day, or of the days that end with it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -55,12 +56,12 @@ impl Rollups {
     }
 
     /// The users in `span`, which begins and ends no earlier than the one before.
-    fn slide(&self, wanted: &Wanted, window: &mut Window, span: Span) -> u64 {
+    fn slide<'a>(&'a self, wanted: &Wanted, window: &mut Window<'a>, span: Span) -> u64 {
         let days = whole_days(span);
         if days.is_empty() {
             return self.count_users(wanted, span);
         }
-        window.advance(&days, |day| self.users_of_days(wanted, day..day + 1));
+        window.advance(&days, |day| self.users_of_day(wanted, day));
         window.users_with(&self.ends(wanted, span, &days))
     }
 }
@@ -68,17 +69,17 @@ impl Rollups {
 /// The users of days in a row that only ever advance: a queue of two stacks, so that each day's
 /// users are joined twice, however long the window is.
 #[derive(Default)]
-struct Window {
+struct Window<'a> {
     days: Range<i32>,
     /// The union of each of the older days with all later ones of them; the oldest day is last.
     front: Vec<RoaringBitmap>,
     /// The users of the newer days.
-    back: Vec<RoaringBitmap>,
+    back: Vec<Cow<'a, RoaringBitmap>>,
     joined: RoaringBitmap,
 }
 
-impl Window {
-    fn advance(&mut self, days: &Range<i32>, mut users: impl FnMut(i32) -> RoaringBitmap) {
+impl<'a> Window<'a> {
+    fn advance(&mut self, days: &Range<i32>, mut users: impl FnMut(i32) -> Cow<'a, RoaringBitmap>) {
         if days.start >= self.days.end || days.start < self.days.start {
             *self = Self {
                 days: days.start..days.start,
@@ -87,7 +88,7 @@ impl Window {
         }
         while self.days.end < days.end {
             let new = users(self.days.end);
-            self.joined |= &new;
+            self.joined |= &*new;
             self.back.push(new);
             self.days.end += 1;
         }
@@ -95,7 +96,7 @@ impl Window {
             if self.front.is_empty() {
                 let mut joined = RoaringBitmap::new();
                 for users in self.back.drain(..).rev() {
-                    joined |= users;
+                    joined |= &*users;
                     self.front.push(joined.clone());
                 }
                 self.joined.clear();

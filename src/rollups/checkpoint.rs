@@ -98,6 +98,7 @@ impl Rollups {
                 }
             }
             rollups.hours += tenant.cells.len();
+            rollups.events += tenant.events;
             rollups.tenants.push(Arc::new(tenant));
         }
         input.finish()?;
@@ -150,7 +151,7 @@ impl Snapshot {
     }
 }
 
-fn numbers_of(bounds: Bounds) -> [u64; 7] {
+fn numbers_of(bounds: Bounds) -> [u64; 8] {
     let Bounds {
         tenants,
         names,
@@ -159,8 +160,9 @@ fn numbers_of(bounds: Bounds) -> [u64; 7] {
         users,
         hours,
         days,
+        events,
     } = bounds;
-    [tenants, names, pairs, own_pairs, users, hours, days].map(|bound| bound as u64)
+    [tenants, names, pairs, own_pairs, users, hours, days, events].map(|bound| bound as u64)
 }
 
 fn write_tenant(out: &mut Out<'_, impl Write>, tenant: &Tenant) -> std::io::Result<()> {
@@ -253,6 +255,7 @@ fn tenant(
     for _ in 0..input.number()? {
         let hour = before.wrapping_add(input.number()?.cast_signed());
         let cell = cell(input, users, pairs, &mut entries)?;
+        cell.totals(|_, n| tenant.events += usize::try_from(n).unwrap_or(usize::MAX));
         if tenant.cells.insert(hour, Arc::new(cell)).is_some() {
             return Err(Unrestored::Damaged);
         }
@@ -306,12 +309,13 @@ fn cell(
     Ok(cell)
 }
 
-const BOUNDS: [Bound; 5] = [
+const BOUNDS: [Bound; 6] = [
     Bound::Tenants,
     Bound::Names,
     Bound::Users,
     Bound::Hours,
     Bound::Days,
+    Bound::Events,
 ];
 
 fn bound_code(bound: Bound) -> u64 {

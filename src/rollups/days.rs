@@ -201,6 +201,13 @@ impl Days {
         all
     }
 
+    /// The users of `day`, unless some wait to be inserted.
+    pub(super) fn settled(&self, event_type: Option<u16>, day: i32) -> Option<&RoaringBitmap> {
+        let settled = self.by_day.get(&day)?.waiting.is_empty();
+        let sets = self.levels.first()?.get(&day)?;
+        sets.of(event_type).filter(|_| settled)
+    }
+
     /// Adds the users in `days` by the unions of `level`, and by lower ones at both ends.
     fn union(&self, of: Whose<'_>, days: Range<i32>, level: usize, all: &mut RoaringBitmap) {
         if days.is_empty() {

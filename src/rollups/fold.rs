@@ -31,6 +31,8 @@ pub struct Bounds {
     pub hours: usize,
     /// UTC days with events.
     pub days: usize,
+    /// Events of all tenants: each costs up to 14 bytes.
+    pub events: usize,
 }
 
 impl Default for Bounds {
@@ -43,6 +45,7 @@ impl Default for Bounds {
             users: 10_000_000,
             hours: 2_000_000,
             days: 40_000,
+            events: 100_000_000,
         }
     }
 }
@@ -56,6 +59,8 @@ pub(super) struct Tenant {
     pub(super) blocks: Vec<u16>,
     /// Pairs that came first from it.
     pub(super) own_pairs: usize,
+    /// How many are in the cells.
+    pub(super) events: usize,
     pub(super) spilled: Option<Bound>,
 }
 
@@ -77,6 +82,8 @@ pub struct Rollups {
     pub(super) parts: Parts,
     /// Cells of all tenants.
     pub(super) hours: usize,
+    /// Events in those.
+    pub(super) events: usize,
     /// Whether there are tenants beyond the bound.
     pub(super) more_tenants: bool,
 }
@@ -149,6 +156,9 @@ impl Rollups {
         if tenant.spilled.is_some() {
             return Ok(());
         }
+        if self.events + run.len() > self.bounds.events {
+            return Err(Bound::Events);
+        }
         let tenant = Arc::make_mut(tenant);
         let day_number = day_of(hour * 60);
         if self.days.len() >= self.bounds.days && !self.days.contains(day_number) {
@@ -193,6 +203,8 @@ impl Rollups {
             }
         }
         self.days.added(day_number, run.len());
+        tenant.events += run.len();
+        self.events += run.len();
         Ok(())
     }
 
@@ -249,6 +261,7 @@ impl Rollups {
             let tenant = Arc::make_mut(tenant);
             tenant.spilled.get_or_insert(bound);
             self.hours -= tenant.cells.len();
+            self.events -= std::mem::take(&mut tenant.events);
             tenant.cells.clear();
         }
     }

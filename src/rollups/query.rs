@@ -1,5 +1,6 @@
 //! Which events are meant, and the two things that are asked about them: how many, and whose.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -169,6 +170,16 @@ impl Rollups {
         }
         let mask = wanted.mask.as_ref();
         self.days.users(wanted.event_type, mask, days)
+    }
+
+    /// The users of one whole UTC day, as they lie there if that is all of them.
+    pub(super) fn users_of_day(&self, wanted: &Wanted, day: i32) -> Cow<'_, RoaringBitmap> {
+        let all = wanted.mask.is_none() && !wanted.tenants.is_empty();
+        let kept = self.days.settled(wanted.event_type, day);
+        match kept {
+            Some(users) if all => Cow::Borrowed(users),
+            _ => Cow::Owned(self.users_of_days(wanted, day..day + 1)),
+        }
     }
 
     /// The users in `span`.

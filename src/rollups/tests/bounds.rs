@@ -11,6 +11,7 @@ fn small() -> Bounds {
         users: 3,
         hours: 3,
         days: 2,
+        events: 4,
     }
 }
 
@@ -81,6 +82,12 @@ fn days() {
         &ok,
         &event("b", "", "x", "u", "2026-01-06T00:00:00Z"),
     );
+}
+
+#[test]
+fn events() {
+    let ok = ["a", "a", "a", "b"].map(|it| event(it, "", "x", "u", T));
+    spills(Bound::Events, &ok, &event("b", "", "x", "u", T));
 }
 
 #[test]
