@@ -69,7 +69,7 @@ impl Connection {
         self.send(&head, body)
     }
 
-    fn send(&mut self, head: &str, body: &str) -> io::Result<Reply> {
+    pub(crate) fn send(&mut self, head: &str, body: &str) -> io::Result<Reply> {
         self.stream
             .get_mut()
             .write_all([head, body].concat().as_bytes())?;
