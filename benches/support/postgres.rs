@@ -129,7 +129,11 @@ impl Postgres {
         let mut done = Ok(String::new());
         loop {
             let mut head = [0; 5];
-            self.stream.read_exact(&mut head).unwrap();
+            if let Err(error) = self.stream.read_exact(&mut head) {
+                // While it starts it says so, and hangs up.
+                assert!(done.is_err(), "{error}");
+                return done;
+            }
             let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
             let mut body = vec![0; usize::try_from(length).unwrap() - 4];
             self.stream.read_exact(&mut body).unwrap();

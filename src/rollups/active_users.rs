@@ -81,10 +81,10 @@ struct Window<'a> {
 impl<'a> Window<'a> {
     fn advance(&mut self, days: &Range<i32>, mut users: impl FnMut(i32) -> Cow<'a, RoaringBitmap>) {
         if days.start >= self.days.end || days.start < self.days.start {
-            *self = Self {
-                days: days.start..days.start,
-                ..Self::default()
-            };
+            self.back = days.clone().map(users).collect();
+            self.days = days.clone();
+            self.turn();
+            return;
         }
         while self.days.end < days.end {
             let new = users(self.days.end);
@@ -94,16 +94,22 @@ impl<'a> Window<'a> {
         }
         while self.days.start < days.start {
             if self.front.is_empty() {
-                let mut joined = RoaringBitmap::new();
-                for users in self.back.drain(..).rev() {
-                    joined |= &*users;
-                    self.front.push(joined.clone());
-                }
-                self.joined.clear();
+                self.turn();
             }
             self.front.pop();
             self.days.start += 1;
         }
+    }
+
+    /// The newer days become the older ones.
+    fn turn(&mut self) {
+        self.front.clear();
+        let mut joined = RoaringBitmap::new();
+        for users in self.back.drain(..).rev() {
+            joined |= &*users;
+            self.front.push(joined.clone());
+        }
+        self.joined.clear();
     }
 
     fn users_with(&self, ends: &[Arc<RoaringBitmap>]) -> u64 {

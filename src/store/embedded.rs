@@ -26,7 +26,6 @@ mod queues;
 mod readers;
 mod rollups;
 mod schema;
-#[cfg_attr(not(test), expect(dead_code, reason = "not wired to the store yet"))]
 mod seen;
 mod shared;
 mod verify;

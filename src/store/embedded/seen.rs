@@ -161,6 +161,7 @@ impl Drop for Ticket {
 }
 
 /// What the index takes.
+#[cfg(test)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SeenStats {
     /// Identities that are committed. Those that were fed twice may count twice until a merge.
@@ -257,6 +258,7 @@ impl Seen {
     }
 
     /// What it takes now.
+    #[cfg(test)]
     pub(crate) fn stats(&self) -> SeenStats {
         let shared = &self.0.shared;
         let snapshot = shared.snapshot();

@@ -188,11 +188,13 @@ impl Fresh {
     }
 
     /// How many were committed.
+    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.shards.iter().map(|s| s.lock().recent.len()).sum()
     }
 
     /// Bytes of all maps.
+    #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         let bytes =
             |shard: &Shard| shard.pending.allocation_size() + shard.recent.allocation_size();

@@ -147,6 +147,7 @@ impl Run {
     }
 
     /// Bytes that it takes in memory, without its filter.
+    #[cfg(test)]
     pub(super) fn memory(&self) -> u64 {
         self.fences.capacity() as u64 * 8
     }

@@ -27,6 +27,7 @@ impl Frozen {
     }
 
     /// Bytes of its maps.
+    #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.maps.iter().map(Map::allocation_size).sum()
     }
@@ -103,6 +104,7 @@ impl Snapshot {
     }
 
     /// How many identities it has.
+    #[cfg(test)]
     pub(super) fn count(&self) -> u64 {
         let frozen: usize = self.frozen.iter().map(|frozen| frozen.count()).sum();
         frozen as u64 + self.runs.iter().map(|held| held.run.count()).sum::<u64>()
