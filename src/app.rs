@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::http::{self, HttpState};
 use crate::jobs::{Jobs, JobsSettings};
+use crate::quota::{Quota, Shared};
 use crate::store::{OpenError, StoreSettings};
 use crate::telemetry::Metrics;
 
@@ -28,6 +29,9 @@ pub enum AppError {
     /// The data directory was not opened, or a queue could not be made.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Redis can't be used as it is set.
+    #[error("{0}")]
+    Quota(String),
     /// The HTTP server did not start or did not end well.
     #[error("{0}")]
     Server(String),
@@ -49,9 +53,13 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         events: settings.events,
     };
     tracing::info!("opening the store in {}", store.dir.display());
+    let shared = Shared::connect(&settings.quota, &clock, &metrics).map_err(AppError::Quota)?;
+    let quota = Quota::new(settings.quota.rate, &shared, &clock);
     let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
     let keeper = tokio::spawn(jobs.events().clone().keep_house());
-    let state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
+    jobs.share_keys(shared.clone());
+    let mut state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
+    (state.quota, state.shared) = (quota, shared);
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
             let config = rocket.config();

@@ -6,6 +6,7 @@
 pub(crate) use section::duration;
 
 mod queues;
+mod quota;
 mod section;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use tracing::Level;
 
 use crate::model::event::{ColdSettings, EventsSettings};
 use crate::model::queue::{QueueName, QueueSettings};
+use crate::model::quota::QuotaSettings;
 use section::Section;
 
 /// What [`figment()`] starts from, and what the file shows to its reader, are the same text.
@@ -54,6 +56,8 @@ pub struct Settings {
     pub log: LogFormat,
     /// The least important lines of the log that are written; default `info`.
     pub log_level: Level,
+    /// How much each client may ask for.
+    pub quota: QuotaSettings,
     /// The bounds of events.
     pub events: EventsSettings,
     /// All queues; always has `default`.
@@ -161,12 +165,12 @@ impl Settings {
     /// Reads and checks everything, Rocket's own settings too. The figment comes back for
     /// `rocket::custom`.
     pub fn load(figment: Figment) -> Result<(Figment, Self), ConfigError> {
-        check_rocket(&figment)?;
-        let settings = Self::read(&Section::root(&figment, "tollgate")?)?;
+        let rocket = check_rocket(&figment)?;
+        let settings = Self::read(&Section::root(&figment, "tollgate")?, &rocket)?;
         Ok((figment, settings))
     }
 
-    fn read(root: &Section<'_>) -> Result<Self, ConfigError> {
+    fn read(root: &Section<'_>, rocket: &rocket::Config) -> Result<Self, ConfigError> {
         root.allow(&[
             "accept_loss",
             "data_dir",
@@ -176,6 +180,7 @@ impl Settings {
             "log_level",
             "max_body",
             "queues",
+            "quota",
             "retention",
         ])?;
         let log = root.choice(
@@ -221,6 +226,7 @@ impl Settings {
             max_body: root.size("max_body", 1024..=1 << 30)?.unwrap_or(16 << 20),
             log: log.unwrap_or_default(),
             log_level: root.choice("log_level", &levels)?.unwrap_or(Level::INFO),
+            quota: quota::read(&root.section("quota")?, rocket.address.is_loopback())?,
             events,
             queues: queues::read(&root.section("queues")?)?,
         })
@@ -274,7 +280,7 @@ fn retention(section: &Section<'_>) -> Result<BTreeMap<String, Duration>, Config
 }
 
 /// Rocket itself ignores keys that it doesn't know, and reports bad values over many lines.
-fn check_rocket(figment: &Figment) -> Result<(), ConfigError> {
+fn check_rocket(figment: &Figment) -> Result<rocket::Config, ConfigError> {
     let top: Dict = figment.extract().map_err(|error| of_figment(&error))?;
     // Rocket is built without these two: a file that sets them would be ignored in silence.
     let offered = |key: &str| {
@@ -299,8 +305,7 @@ fn check_rocket(figment: &Figment) -> Result<(), ConfigError> {
             ),
         });
     }
-    let checked: Result<rocket::Config, _> = figment.extract();
-    checked.map(drop).map_err(|error| of_figment(&error))
+    figment.extract().map_err(|error| of_figment(&error))
 }
 
 /// In one line.

@@ -17,6 +17,7 @@ mod ingest;
 mod metrics;
 pub mod openapi;
 mod queues;
+mod quota;
 mod request_id;
 mod results;
 mod stats;
@@ -36,6 +37,7 @@ use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::jobs::Jobs;
+use crate::quota::{Quota, Shared};
 use crate::telemetry::Metrics;
 
 /// What the routes work with. Cheap to clone.
@@ -51,6 +53,10 @@ pub struct HttpState {
     pub metrics: Metrics,
     /// The time for deadlines and waits.
     pub clock: Clock,
+    /// How much each client may ask for.
+    pub quota: Quota,
+    /// What nodes share, for `/ready`.
+    pub shared: Shared,
     /// The bounds of the edge.
     pub limits: HttpLimits,
     /// Memory of all request bodies that are being read or parsed.
@@ -95,7 +101,7 @@ impl HttpLimits {
 }
 
 impl HttpState {
-    /// With the default bounds and bodies of at most `max_body` bytes.
+    /// With the default bounds, no quota, and bodies of at most `max_body` bytes.
     #[must_use]
     pub fn new(jobs: Jobs, metrics: Metrics, clock: Clock, max_body: u64) -> Self {
         Self::with_limits(jobs, metrics, clock, HttpLimits::new(max_body))
@@ -110,6 +116,8 @@ impl HttpState {
             jobs,
             metrics,
             clock,
+            quota: Quota::Off,
+            shared: Shared::Nothing,
             limits,
             bodies: Arc::new(body::Budget::new(limits.max_bodies)),
             waiters: Arc::new(Semaphore::new(limits.max_waiters)),

@@ -35,7 +35,7 @@ pub use submit::{Idempotency, KEEP_KEYS, Submission, SubmitError};
 pub use view::{BatchView, Moved, Outlook, QueueView, View, Watch};
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -55,6 +55,7 @@ use crate::clock::Clock;
 use crate::events::{Events, EventsSettings};
 use crate::model::change::Change;
 use crate::model::queue::{ProcessorSettings, QueueId, QueueName, QueueSettings};
+use crate::quota::Shared;
 use crate::store::{OpenError, Store, StoreSettings};
 use crate::telemetry::Metrics;
 
@@ -84,6 +85,8 @@ struct Inner {
     queues: BTreeMap<QueueName, QueueId>,
     /// Keys whose first request is still being answered.
     keys_in_flight: Mutex<HashSet<u128>>,
+    /// Where the keys of other nodes are found.
+    shared: OnceLock<Shared>,
     accepted: AcceptLog,
     stopping: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -148,6 +151,7 @@ impl Jobs {
             metrics,
             queues,
             keys_in_flight: Mutex::default(),
+            shared: OnceLock::new(),
             accepted: AcceptLog::default(),
             stopping: watch::Sender::new(false),
             tasks: Mutex::default(),
@@ -206,6 +210,12 @@ impl Jobs {
         tasks.push(tokio::spawn(keeper.run()));
         inner.tasks.lock().extend(tasks);
         Ok(())
+    }
+
+    /// From now on, `Idempotency-Key`s are looked up among those of other nodes, too. The first call
+    /// counts.
+    pub fn share_keys(&self, shared: Shared) {
+        self.0.shared.get_or_init(|| shared);
     }
 
     /// Starts no more batches, waits until those that run have ended or `grace` is over (they are

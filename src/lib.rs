@@ -9,6 +9,7 @@ pub mod events;
 pub mod http;
 pub mod jobs;
 pub mod model;
+pub mod quota;
 pub mod rollups;
 pub mod store;
 pub mod telemetry;

@@ -12,4 +12,5 @@ pub mod json;
 pub mod offence;
 pub mod priority;
 pub mod queue;
+pub mod quota;
 pub mod time;

@@ -46,6 +46,7 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(settings.events, EventsSettings::default());
     assert_eq!(settings.log, LogFormat::Text);
     assert_eq!(settings.log_level, Level::INFO);
+    assert_eq!(settings.quota, QuotaSettings::default());
     assert_eq!(settings.queues.len(), 1);
     assert_eq!(*default_queue(&settings), QueueSettings::default());
 }
@@ -60,9 +61,11 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
             _ => line,
         })
         .filter(|line| {
-            !["upstream", "seed", "acme", "after", "dir"]
-                .iter()
-                .any(|it| line.starts_with(it))
+            ![
+                "upstream", "seed", "acme", "after", "dir", "enabled", "requests", "per", "url",
+            ]
+            .iter()
+            .any(|it| line.starts_with(it))
         })
         .flat_map(|line| [line, "\n"])
         .collect();
@@ -173,7 +176,8 @@ fn a_bad_value_in_the_file_is_named_with_what_is_allowed() {
         (
             "colour = 1".to_owned(),
             "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, \
-             data_dir, events, keep_ended, log_format, log_level, max_body, queues, retention"
+             data_dir, events, keep_ended, log_format, log_level, max_body, queues, quota, \
+             retention"
                 .to_owned(),
         ),
         (

@@ -20,12 +20,13 @@ use rocket::routes;
 pub(super) use self::answer::Answer;
 pub(super) use self::common::Scoped;
 pub(super) use self::query::Query;
+use super::quota;
 
 /// Mounts the resources.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("analytics", |rocket| async {
-        rocket.mount(
-            "/",
+        quota::mount(
+            rocket,
             routes![
                 active_users::dau,
                 active_users::wau,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rocket::Data;
 use rocket::data::{DataStream, ToByteUnit};
+use rocket::{Data, Request};
 use tokio::io::AsyncReadExt;
 
 use super::HttpState;
@@ -186,6 +186,20 @@ async fn read_up_to(
         bytes,
         _share: share,
     }))
+}
+
+/// Throws away the body of a request that was refused before it was looked at, within the bounds of
+/// [`drain`].
+pub(super) async fn discard(request: &Request<'_>, data: Data<'_>) {
+    let headers = request.headers();
+    let none = headers.get_one("Content-Length").unwrap_or("0") == "0"
+        && !headers.contains("Transfer-Encoding");
+    if none {
+        return;
+    }
+    if let Some(state) = request.rocket().state::<HttpState>() {
+        drain(&mut data.open(MAX_DRAINED.bytes()), state).await;
+    }
 }
 
 /// Reads on without keeping anything, within its bounds.

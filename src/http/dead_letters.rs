@@ -14,6 +14,7 @@ use super::call::Call;
 use super::error::{Code, Offence, Problem, shown};
 use super::events::{FORMATS, One, number, single};
 use super::health::json;
+use super::quota;
 use crate::events::parse::{Format, Request, Route};
 use crate::model::event::DeadLetter;
 use crate::model::time::Timestamp;
@@ -27,7 +28,7 @@ const MAX_PAGE: u64 = 1_000;
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("dead letters", |rocket| async {
-        rocket.mount("/", routes![letters, letter, retry, discard])
+        quota::mount(rocket, routes![letters, letter, retry, discard])
     })
 }
 

@@ -18,6 +18,7 @@ use super::body;
 use super::call::Call;
 use super::error::{Code, Problem};
 use super::health::json;
+use super::quota;
 use crate::events::parse::{Format, Request, Route};
 use crate::model::event::EventFilter;
 pub(super) use answer::{One, Taken, single};
@@ -36,8 +37,8 @@ pub(super) const FORMATS: [(&str, Format); 4] = [
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("events", |rocket| async {
-        rocket.mount(
-            "/",
+        quota::mount(
+            rocket,
             routes![
                 post_events,
                 bulk,

@@ -64,12 +64,16 @@ pub(super) struct Components {
     store: Component,
     /// Whether batches are started.
     scheduler: Component,
+    /// Whether the Redis that nodes share answers; absent if none is set. Without it each node counts
+    /// for itself, and nothing fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<Component>,
 }
 
 /// The state of one part.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Component {
-    /// `ok`, or what else it is: `full`, `failed`, `stopped`.
+    /// `ok`, or what else it is: `full`, `failed`, `stopped`, `away`.
     #[schema(example = "ok")]
     state: &'static str,
     /// More about it, if it isn't `ok`.
@@ -110,7 +114,20 @@ impl Components {
             } else {
                 Component::not_ok("stopped", "no batch is started: the service shuts down")
             },
+            redis: None,
         }
+    }
+
+    /// With the Redis that nodes share, if one is set.
+    fn with_redis(mut self, up: Option<bool>) -> Self {
+        self.redis = up.map(|up| {
+            if up {
+                Component::OK
+            } else {
+                Component::not_ok("away", "each node counts requests for itself meanwhile")
+            }
+        });
+        self
     }
 
     fn all_ok(&self) -> bool {
@@ -162,7 +179,8 @@ pub(super) fn liveness() -> (ContentType, String) {
     ))]
 #[get("/ready")]
 pub(super) fn ready(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
-    let components = Components::of(&state.jobs.store().state(), state.jobs.schedulers_run());
+    let components = Components::of(&state.jobs.store().state(), state.jobs.schedulers_run())
+        .with_redis(state.shared.is_up());
     if components.all_ok() {
         return Ok(json(&Ready {
             status: "ready",
@@ -191,6 +209,9 @@ mod tests {
         assert!(Components::of(&StoreState::Ok, true).all_ok());
         assert!(!Components::of(&StoreState::Full, true).all_ok());
         assert!(!Components::of(&StoreState::Ok, false).all_ok());
+        let away = Components::of(&StoreState::Ok, true).with_redis(Some(false));
+        assert!(away.all_ok());
+        assert_eq!(away.redis.unwrap().state, "away");
         let failed = Components::of(&StoreState::Failed("/secret/path".into()), true);
         assert_eq!(failed.store.state, "failed");
         assert!(!serde_json::to_string(&failed).unwrap().contains("secret"));

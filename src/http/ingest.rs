@@ -15,6 +15,7 @@ use super::HttpState;
 use super::body;
 use super::call::Call;
 use super::error::{Code, Offences, Problem, shown};
+use super::quota;
 use crate::jobs::{Idempotency, Submission};
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Extras;
@@ -27,7 +28,7 @@ const MAX_KEY: usize = 255;
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("ingest", |rocket| async {
-        rocket.mount("/", routes![ingest])
+        quota::mount(rocket, routes![ingest])
     })
 }
 

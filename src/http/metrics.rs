@@ -2,20 +2,26 @@
 
 use rocket::fairing::AdHoc;
 use rocket::http::ContentType;
-use rocket::{Responder, State, get, routes};
+use rocket::{Request, Responder, State, get, routes};
 
 use super::HttpState;
 use super::analytics::buckets::{Buckets, buckets};
 use super::analytics::{Answer, Query, Scoped};
 use super::call::Call;
 use super::error::Problem;
+use super::quota;
 use crate::model::priority::Priority;
 
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("metrics", |rocket| async {
-        rocket.mount("/", routes![metrics])
+        quota::mount_if(rocket, routes![metrics], has_parameters)
     })
+}
+
+/// The exposition is asked for again and again by whoever watches, and is not counted.
+fn has_parameters(request: &Request<'_>) -> bool {
+    request.uri().query().is_some_and(|query| !query.is_empty())
 }
 
 /// What there is under this path.

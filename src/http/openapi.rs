@@ -17,8 +17,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::error::{Code, MEDIA_TYPE, Offence};
 use super::{
-    analytics, dashboard, dead_letters, docs, events, health, ingest, metrics, queues, results,
-    stats, status,
+    analytics, dashboard, dead_letters, docs, events, health, ingest, metrics, queues, quota,
+    results, stats, status,
 };
 
 /// Mounts the resource.
@@ -91,12 +91,16 @@ struct Common;
 
 impl Modify for Common {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        for item in document.paths.paths.values_mut() {
+        for (path, item) in &mut document.paths.paths {
+            let counts = counts_for_the_quota(path);
             for operation in [&mut item.get, &mut item.post, &mut item.delete]
                 .into_iter()
                 .flatten()
             {
-                complete(operation);
+                if counts {
+                    may_be_limited(operation);
+                }
+                complete(operation, counts);
             }
         }
         let codes = Code::ALL.map(|code| json!(code.row().1));
@@ -116,8 +120,29 @@ impl Modify for Common {
     }
 }
 
+/// Whether requests for this path are counted; those for the metrics only with parameters.
+fn counts_for_the_quota(path: &str) -> bool {
+    !quota::FREE.into_iter().any(|free| {
+        let below = path.strip_prefix(free);
+        below.is_some_and(|rest| rest.is_empty() || (free != "/" && rest.starts_with('/')))
+    })
+}
+
+/// Adds the answer to a client that makes too many requests.
+fn may_be_limited(operation: &mut Operation) {
+    const LIMITED: &str = "`rate_limited`: this client makes more requests than it may.";
+    let responses = &mut operation.responses.responses;
+    if let Some(RefOr::T(response)) = responses.get_mut("429") {
+        response.description = format!("{} Or {LIMITED}", response.description);
+    } else {
+        let response = ResponseBuilder::new().description(LIMITED).build();
+        responses.insert("429".to_owned(), RefOr::T(response));
+    }
+}
+
 /// Adds what the framework may answer anywhere, and to each answer its headers and its body.
-fn complete(operation: &mut Operation) {
+/// `counts` says that the answers tell of the quota.
+fn complete(operation: &mut Operation, counts: bool) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(parameter) = parameter {
             never_null(parameter);
@@ -149,9 +174,13 @@ fn complete(operation: &mut Operation) {
                 header("Seconds after which it is worth trying again."),
             );
         }
-        if status == "429" {
+        let text = if status == "429" {
+            "draft-ietf-httpapi-ratelimit-headers: the bound that was hit."
+        } else {
+            "draft-ietf-httpapi-ratelimit-headers: the client's quota, if it has one."
+        };
+        if status == "429" || counts {
             for name in ["RateLimit", "RateLimit-Policy"] {
-                let text = "draft-ietf-httpapi-ratelimit-headers: the bound that was hit.";
                 response.headers.insert(name.to_owned(), header(text));
             }
         }

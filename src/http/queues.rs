@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::HttpState;
 use super::error::Problem;
 use super::health::{json, seconds};
+use super::quota;
 use super::status::Summary;
 use crate::jobs::QueueView;
 use crate::model::priority::Priority;
@@ -22,7 +23,7 @@ const MAX_LIMIT: usize = 100;
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("queues", |rocket| async {
-        rocket.mount("/", routes![queues, ingestions])
+        quota::mount(rocket, routes![queues, ingestions])
     })
 }
 

@@ -9,6 +9,7 @@ use rocket::{State, get, routes};
 use super::HttpState;
 use super::error::Problem;
 use super::events::{Page, Paging, read_page};
+use super::quota;
 use super::status::unknown;
 use crate::jobs::results::TOPIC;
 use crate::model::event::{DEFAULT_TENANT, EventFilter, EventTime};
@@ -20,7 +21,7 @@ const SET_BACK: Duration = Duration::from_hours(1);
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("results", |rocket| async {
-        rocket.mount("/", routes![results])
+        quota::mount(rocket, routes![results])
     })
 }
 

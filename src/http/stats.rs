@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::HttpState;
 use super::health::{json, seconds};
+use super::quota;
 
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("stats", |rocket| async {
-        rocket.mount("/", routes![stats])
+        quota::mount(rocket, routes![stats])
     })
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::HttpState;
 use super::call::Call;
 use super::error::{Code, Problem, shown};
+use super::quota;
 use crate::jobs::View;
 use crate::model::id::IngestionId;
 pub(super) use json::{Batch, Moved, Status, Summary};
@@ -30,7 +31,7 @@ const MAX_BUFFERED: usize = 1000;
 /// Mounts the resource.
 pub(super) fn stage() -> AdHoc {
     AdHoc::on_ignite("status", |rocket| async {
-        rocket.mount("/", routes![status])
+        quota::mount(rocket, routes![status])
     })
 }
 

@@ -16,6 +16,8 @@ use crate::model::id::{Arrival, IngestionId};
 use crate::model::ingestion::{Extras, Ingestion};
 use crate::model::priority::Priority;
 use crate::model::queue::QueueId;
+use crate::quota::Shared;
+use crate::quota::claim::{Answer, Claimed};
 use crate::store::StoreError;
 use crate::telemetry::counted;
 
@@ -48,6 +50,17 @@ pub struct Idempotency {
     pub key: u128,
     /// A hash of the body's bytes.
     pub body: u128,
+}
+
+impl Idempotency {
+    /// What a repetition gets: the first answer, if it has the same body.
+    fn repeated(self, first: Answer) -> Result<IngestionId, SubmitError> {
+        if first.body == self.body {
+            Ok(first.ingestion)
+        } else {
+            Err(SubmitError::KeyReused)
+        }
+    }
 }
 
 /// Why a submission was refused. Nothing of it is kept.
@@ -96,16 +109,41 @@ impl Jobs {
         // While the claim is held, nobody else can be between looking the key up and committing it.
         let _claim =
             KeyClaim::new(&self.0.keys_in_flight, key.key).ok_or(SubmitError::KeyInFlight)?;
-        match self
-            .0
-            .store
-            .kept_answer(key.key, self.0.clock.now().wall)
-            .await?
-        {
-            Some(kept) if kept.body == key.body => Ok(kept.ingestion),
-            Some(_) => Err(SubmitError::KeyReused),
-            None => self.submit_new(submission).await,
-        }
+        let shared = self.0.shared.get().unwrap_or(&Shared::Nothing);
+        let claim = match shared.claim(key.key).await {
+            Claimed::Mine(claim) => claim,
+            Claimed::Answered(answer) => return key.repeated(answer),
+            // Its node may have died right after the commit.
+            Claimed::InFlight => {
+                let kept = self.kept_answer(key).await?;
+                return kept.map_or(Err(SubmitError::KeyInFlight), |kept| key.repeated(kept));
+            }
+        };
+        let done = match self.kept_answer(key).await {
+            Ok(Some(kept)) => key.repeated(kept),
+            Ok(None) => {
+                let done = self.submit_new(submission).await;
+                if let Ok(ingestion) = done {
+                    let body = key.body;
+                    claim.answered(Answer { body, ingestion }, KEEP_KEYS).await;
+                    return Ok(ingestion);
+                }
+                done
+            }
+            Err(error) => Err(error.into()),
+        };
+        claim.release().await;
+        done
+    }
+
+    /// What the store has under this key.
+    async fn kept_answer(&self, key: Idempotency) -> Result<Option<Answer>, StoreError> {
+        let now = self.0.clock.now().wall;
+        let kept = self.0.store.kept_answer(key.key, now).await?;
+        Ok(kept.map(|kept| Answer {
+            body: kept.body,
+            ingestion: kept.ingestion,
+        }))
     }
 
     async fn submit_new(&self, submission: Submission) -> Result<IngestionId, SubmitError> {

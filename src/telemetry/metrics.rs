@@ -72,6 +72,8 @@ struct Inner {
     run: Histogram,
     delay: Histogram,
     events: EventMetrics,
+    rate_limited: Counter,
+    redis_up: Family<[(&'static str, &'static str); 0], Gauge>,
 }
 
 /// Families keep what was counted; the handles below are found faster.
@@ -189,6 +191,16 @@ impl Metrics {
             "Time from the opening of a slot to the start of its batch",
             Histogram::new(DELAY_BUCKETS),
         );
+        let rate_limited = add(
+            &mut registry,
+            "rate_limit_exceeded",
+            "Requests refused since their client made too many",
+        );
+        let redis_up = add(
+            &mut registry,
+            "quota_redis_up",
+            "1 if the Redis that nodes share answers, else 0; absent if none is set",
+        );
         let events = EventMetrics::new(&mut registry);
         Self(Arc::new(Inner {
             registry,
@@ -199,6 +211,8 @@ impl Metrics {
             wait,
             run,
             delay,
+            rate_limited,
+            redis_up,
         }))
     }
 
@@ -252,6 +266,16 @@ impl Metrics {
         if let Some(gauge) = self.queue(queue).waiting.get(usize::from(priority.rank())) {
             gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
         }
+    }
+
+    /// A request was refused since its client made too many.
+    pub fn rate_limited(&self) {
+        self.0.rate_limited.inc();
+    }
+
+    /// Whether the Redis that nodes share answers.
+    pub fn set_redis_up(&self, up: bool) {
+        self.0.redis_up.get_or_create(&[]).set(i64::from(up));
     }
 
     /// A request was answered; `endpoint` is its route's pattern.

@@ -7,10 +7,22 @@ use rocket::{Request, Route, catch};
 
 use super::{Code, Problem, shown};
 use crate::http::edge::Began;
+use crate::http::quota::{self, Counted};
 
 /// Every refusal of the framework ends here; handlers answer with problems of their own.
+///
+/// What has no route counts for the quota here.
 #[catch(default)]
-pub(super) fn anything(status: Status, request: &Request<'_>) -> Problem {
+pub(super) async fn anything(status: Status, request: &Request<'_>) -> Counted {
+    let unrouted = !Began::was_routed(request);
+    let unknown = matches!(status.code, 404 | 422) || (unrouted && status.code == 400);
+    if unknown && let Some(problem) = quota::exceeded(request).await {
+        return Counted(problem);
+    }
+    Counted(problem(status, request))
+}
+
+fn problem(status: Status, request: &Request<'_>) -> Problem {
     // A request that never reached the fairings has a method that HTTP does not know, or a target
     // that is no path. The framework calls it GET, or `/`: answer for the path that is left.
     let unrouted = !Began::was_routed(request);

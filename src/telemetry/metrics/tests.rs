@@ -125,3 +125,20 @@ fn counts_events_under_the_names_of_the_contract() {
     // One place was taken before.
     assert_line(&metrics, r#"events_received_total{event_type="other"} 3"#);
 }
+
+#[test]
+fn counts_refusals_and_tells_of_redis_only_where_there_is_one() {
+    let metrics = Metrics::new();
+    metrics.rate_limited();
+    assert_line(&metrics, "rate_limit_exceeded_total 1");
+    let told = |metrics: &Metrics| {
+        lines(metrics)
+            .iter()
+            .any(|it| it.starts_with("quota_redis_up{}"))
+    };
+    assert!(!told(&metrics));
+    metrics.set_redis_up(false);
+    assert_line(&metrics, "quota_redis_up{} 0");
+    metrics.set_redis_up(true);
+    assert_line(&metrics, "quota_redis_up{} 1");
+}
