@@ -24,9 +24,9 @@ use rustix::process::{Signal, kill_process};
 use server::{Server, Setup, poll};
 use tollgate::clock::Clock;
 use tollgate::model::id::IngestionId;
-use tollgate::model::quota::{QuotaSettings, RedisUrl};
-use tollgate::quota::Shared;
+use tollgate::model::quota::{QuotaSettings, Rate, RedisUrl};
 use tollgate::quota::claim::{Answer, Claim, Claimed};
+use tollgate::quota::{Client, Quota, Shared};
 use tollgate::telemetry::Metrics;
 
 const INGEST: &str = r#"{"ids": [1], "priority": "LOW"}"#;
@@ -511,4 +511,72 @@ async fn one_of_two_nodes_has_a_key() {
         local t = redis.call('PTTL', k) if t < 1 or t > 60000 then return k end end \
         return redis.status_reply('OK')\" 0";
     assert_eq!(command(&redis, lasting), "+OK");
+}
+
+fn quota(shared: &Shared, requests: u32) -> Quota {
+    let rate = Rate {
+        requests: requests.try_into().unwrap(),
+        per: Duration::from_hours(24),
+    };
+    Quota::new(Some(rate), shared, &Clock::system())
+}
+
+/// What holds wherever the buckets are.
+async fn conforms(shared: &Shared) {
+    let day = Duration::from_hours(24);
+    for requests in [1, 5, 1_000] {
+        let quota = quota(shared, requests);
+        let client = Client::new(Some(&format!("burst of {requests}")), None);
+        for left in (0..requests).rev() {
+            let verdict = quota.take(&client).await.unwrap();
+            assert!(verdict.allowed);
+            assert_eq!(
+                (verdict.remaining, verdict.retry_in),
+                (left, Duration::ZERO)
+            );
+            assert!(verdict.full_in > Duration::ZERO && verdict.full_in <= day);
+        }
+        for _ in 0..2 {
+            let refused = quota.take(&client).await.unwrap();
+            assert!(!refused.allowed);
+            assert_eq!(refused.remaining, 0);
+            assert!(refused.retry_in > Duration::ZERO && refused.retry_in <= day / requests);
+            assert!(refused.full_in >= refused.retry_in && refused.full_in <= day);
+        }
+        let other = Client::new(Some(&format!("another of {requests}")), None);
+        assert_eq!(quota.take(&other).await.unwrap().remaining, requests - 1);
+    }
+    // As many as there are, whoever asks at the same moment.
+    let quota = quota(shared, 20);
+    let client = Client::new(Some("crowd"), None);
+    let takers = [(); 8].map(|()| {
+        let quota = quota.clone();
+        tokio::spawn(async move {
+            let mut allowed = 0;
+            for _ in 0..5 {
+                allowed += u32::from(quota.take(&client).await.unwrap().allowed);
+            }
+            allowed
+        })
+    });
+    let mut allowed = 0;
+    for taker in takers {
+        allowed += taker.await.unwrap();
+    }
+    assert_eq!(allowed, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buckets_of_the_process_conform() {
+    conforms(&Shared::Nothing).await;
+    let off = Quota::new(None, &Shared::Nothing, &Clock::system());
+    assert_eq!(off.take(&Client::new(None, None)).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn buckets_in_redis_conform() {
+    let Some(redis) = Backing::redis() else {
+        return;
+    };
+    conforms(&shared(&redis).await).await;
 }
