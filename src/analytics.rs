@@ -3,8 +3,9 @@
 //! A question is put to the rollups. Where those don't know enough (a segment by a property, a
 //! boundary within a minute, a zone with seconds in its offset, a bound of theirs that was passed),
 //! it is put to rollups that are made for it alone, from the events it is about: the same code
-//! answers. That reads events, so there is a limit. Erased events are gone from what is read, while
-//! the rollups go on counting them.
+//! answers. That reads events, so there is a limit. Of events that are gone from the store (erased,
+//! or moved to the cold tier) that reads what remains, as the rollups do; an answer that would need
+//! the payload of one is refused.
 
 mod from_events;
 mod number;
@@ -58,6 +59,18 @@ pub enum AnalyticsError {
         limit: u64,
         /// Of what there are too many.
         of: &'static str,
+    },
+    /// The payloads of events must be read, and some of those are gone from the store.
+    #[error(
+        "events that this answer needs are gone from the store, erased or moved to the cold tier, the \
+         last of them at {last}: {}, or leave out segments by a property",
+        if *.cohorts { "cohorts need all events from the first one on" } else { "ask for later times" }
+    )]
+    EventsGone {
+        /// When the last of them occurred.
+        last: EventTime,
+        /// Whether the answer needs everything from the first event on.
+        cohorts: bool,
     },
     /// A date lies beyond what the calendar knows.
     #[error("the range goes beyond the calendar")]
@@ -165,6 +178,7 @@ impl Analytics {
             range,
             pieces,
             names: Names::None,
+            cohorts: false,
         };
         let made = from_events::read(&self.store, about, self.max_read).await?;
         made.ask(|rollups, pieces| {
@@ -203,6 +217,7 @@ impl Analytics {
             ),
             pieces: Pieces::Dates(zone),
             names: Names::None,
+            cohorts: false,
         };
         let made = from_events::read(&self.store, about, self.max_read).await?;
         made.ask(move |rollups, _| {
@@ -270,6 +285,7 @@ impl Analytics {
             range,
             pieces: Pieces::All,
             names,
+            cohorts: false,
         };
         let made = from_events::read(&self.store, about, self.max_read).await?;
         let truncated = made.truncated;
@@ -312,6 +328,7 @@ impl Analytics {
             range: (None, Some(start_of(&zone, behind)?)),
             pieces: Pieces::Dates(zone),
             names: Names::None,
+            cohorts: true,
         };
         let made = from_events::read(&self.store, about, self.max_read).await?;
         made.ask(move |rollups, _| {

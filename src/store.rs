@@ -19,7 +19,7 @@ use crate::model::event::{
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
-use crate::rollups::{Rollups, TenantComparison};
+use crate::rollups::{Rollups, TenantComparison, UserKey};
 pub use error::{OpenError, StoreError};
 
 /// What was found by reading everything.
@@ -182,7 +182,8 @@ impl Store {
     }
 
     /// Calls `each` with the events that `query` means, those of one block at a time and in no
-    /// particular order, as of one commit, until it breaks. It is called on two threads at once. Ends
+    /// particular order, as of one commit, until it breaks; also what remains of erased ones, unless
+    /// payloads are needed. It is called on two threads at once. Ends
     /// early when the caller is gone; refused as [`StoreError::Busy`] if too many scans wait, and as
     /// [`StoreError::Closed`] once the store is closing.
     pub async fn scan(
@@ -191,6 +192,12 @@ impl Store {
         each: impl Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Send + Sync + 'static,
     ) -> Result<Scan, StoreError> {
         self.0.scan(query, each).await
+    }
+
+    /// The key under which the users of erased events are hashed.
+    #[must_use]
+    pub fn user_key(&self) -> UserKey {
+        self.0.user_key()
     }
 
     /// A number that grows whenever events were erased.

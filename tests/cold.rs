@@ -129,6 +129,48 @@ fn events_are_in_one_place_whenever_the_process_is_killed() {
 }
 
 #[test]
+fn answers_that_need_what_is_in_the_cold_tier_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let setup = Setup::new(home.path()).with("TOLLGATE_EVENTS__COLD__AFTER", "30d");
+    let server = Setup::new(home.path()).start();
+    let fresh = r#"{"event_id":"fresh","timestamp":"2999-01-01T00:00:00Z","payload":{"n":1}}"#;
+    assert_eq!(
+        send(&server, &[event(0, 1), event(1, 1), fresh.to_owned()]),
+        3
+    );
+    server.kill();
+    let server = setup.start();
+    poll("only the event of today is shown", || {
+        (shown(&server).len() == 1).then_some(())
+    });
+    let ask = |question: &str| {
+        let target = format!("/metrics?bucket_size=day&{question}");
+        let reply = server.get(&target).unwrap();
+        (reply.status, reply.json())
+    };
+    let (status, problem) = ask("segment=properties.n=1");
+    assert_eq!((status, &problem["code"]), (422, &"events_gone".into()));
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("the last of them at 2024-02-22T00:00:01Z"),
+        "{detail}"
+    );
+    // What it says to ask instead.
+    let (status, later) = ask("segment=properties.n=1&from=2024-02-22T00:00:02Z");
+    assert_eq!(
+        (status, later["buckets"].as_array().unwrap().len()),
+        (200, 1)
+    );
+    let (status, days) = ask("from=2024-02-21T00:00:01Z");
+    assert_eq!(
+        (status, days["buckets"].as_array().unwrap().len()),
+        (200, 3)
+    );
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+}
+
+#[test]
 fn a_cold_tier_that_can_t_be_written_to_is_told_once_and_stops_nothing() {
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("file"), "").unwrap();

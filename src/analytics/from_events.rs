@@ -11,12 +11,11 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
-use uuid::Uuid;
 
 use super::pieces::{Piece, Pieces};
 use super::property::{Matcher, scalar};
 use super::{AnalyticsError, Scope, Segment, TimeRange};
-use crate::model::event::{Event, MAX_NAME, Scan, ScanQuery, ScannedEvent};
+use crate::model::event::{Event, MAX_NAME, Scan, ScanQuery, ScannedEvent, ScannedUser};
 use crate::rollups::{Bounds, Facts, Rollups, Unanswered, UserKey};
 use crate::store::{Store, StoreError};
 
@@ -32,6 +31,8 @@ pub(super) struct About {
     pub(super) range: TimeRange,
     pub(super) pieces: Pieces,
     pub(super) names: Names,
+    /// Whether it is about cohorts, which need everything from the first event on.
+    pub(super) cohorts: bool,
 }
 
 /// What is told apart.
@@ -44,6 +45,28 @@ pub(super) enum Names {
     Values(Vec<String>),
 }
 
+impl About {
+    /// The events that must be gone through.
+    fn query(&self, limit: u64) -> ScanQuery {
+        let scope = &self.scope;
+        let types = scope.segments.iter().filter_map(|segment| match segment {
+            Segment::EventType(name) => Some(name.clone()),
+            Segment::Property { .. } => None,
+        });
+        let event_types: Vec<String> = types.collect();
+        ScanQuery {
+            tenant: scope.tenant.clone(),
+            source: scope.source.clone(),
+            payloads: event_types.len() < scope.segments.len()
+                || matches!(self.names, Names::Values(_)),
+            event_types,
+            from: self.range.0,
+            to: self.range.1,
+            limit,
+        }
+    }
+}
+
 /// The rollups, and how to read them.
 pub(super) struct Made {
     rollups: Rollups,
@@ -54,20 +77,22 @@ pub(super) struct Made {
 
 /// Reads the events, at most `limit` of them.
 pub(super) async fn read(store: &Store, about: About, limit: u64) -> Result<Made, AnalyticsError> {
-    let query = ScanQuery {
-        tenant: about.scope.tenant.clone(),
-        from: about.range.0,
-        to: about.range.1,
-        limit,
-    };
-    let fold = Arc::new(Fold::new(about));
+    let query = about.query(limit);
+    let cohorts = about.cohorts;
+    let fold = Arc::new(Fold::new(about, store.user_key()));
     let scanned = {
         let fold = Arc::clone(&fold);
         store.scan(query, move |events| fold.take(events)).await?
     };
-    if scanned == Scan::TooBroad {
-        let of = "events";
-        return Err(AnalyticsError::TooBroad { limit, of });
+    match scanned {
+        Scan::TooBroad => {
+            let of = "events";
+            return Err(AnalyticsError::TooBroad { limit, of });
+        }
+        Scan::Gone(last) => {
+            return Err(AnalyticsError::EventsGone { last, cohorts });
+        }
+        Scan::Whole | Scan::Left => {}
     }
     let mut state = fold.state.lock();
     if let Some(error) = state.error.take() {
@@ -110,9 +135,11 @@ struct State {
     error: Option<AnalyticsError>,
 }
 
+/// An event that the scope lets through, and the hash of its user.
+type Kept<'e> = (Event<'e>, Option<u128>);
+
 /// Takes events in, on many threads.
 struct Fold {
-    scope: Scope,
     matchers: Vec<Matcher>,
     pieces: Arc<Pieces>,
     names: Names,
@@ -121,7 +148,7 @@ struct Fold {
 }
 
 impl Fold {
-    fn new(about: About) -> Self {
+    fn new(about: About, key: UserKey) -> Self {
         let bounds = Bounds {
             tenants: 1,
             names: TYPES,
@@ -139,10 +166,9 @@ impl Fold {
                 .iter()
                 .filter_map(Segment::matcher)
                 .collect(),
-            scope: about.scope,
             pieces: Arc::new(about.pieces),
             names: about.names,
-            key: UserKey(Uuid::new_v4().into_bytes()),
+            key,
             state: Mutex::new(State {
                 rollups: Rollups::new(bounds),
                 values: HashSet::new(),
@@ -167,10 +193,12 @@ impl Fold {
     }
 
     /// What the rollups shall know of those that the scope lets through.
-    fn kept<'e>(&self, events: &[ScannedEvent<'e>]) -> Result<Vec<Event<'e>>, AnalyticsError> {
+    fn kept<'e>(&self, events: &[ScannedEvent<'e>]) -> Result<Vec<Kept<'e>>, AnalyticsError> {
         let mut kept = Vec::new();
         let mut piece: Option<Piece> = None;
-        for event in events.iter().filter(|event| self.lets_through(event)) {
+        let matches =
+            |event: &&ScannedEvent<'_>| self.matchers.iter().all(|it| it.matches(event.payload));
+        for event in events.iter().filter(matches) {
             let name = match &self.names {
                 Names::None => None,
                 Names::Types => event.event_type.map(Cow::Borrowed),
@@ -183,45 +211,37 @@ impl Fold {
                 Some(known) if known.holds(event.time) => known,
                 _ => *piece.insert(self.pieces.of(event.time)?),
             };
-            kept.push(Event {
+            let user = event.user.map(|user| self.user(event.tenant, user));
+            let kept_of = Event {
                 tenant: Cow::Borrowed(""),
                 topic: Cow::Borrowed(""),
                 id: Cow::Borrowed(""),
                 time: piece.stands_at(),
                 source: None,
                 event_type: name,
-                user: event.user.map(|user| self.user(event.tenant, user)),
+                user: None,
                 payload: Cow::Borrowed(""),
                 extra: Cow::Borrowed(""),
-            });
+            };
+            kept.push((kept_of, user));
         }
         Ok(kept)
     }
 
-    fn lets_through(&self, event: &ScannedEvent<'_>) -> bool {
-        let source = self.scope.source.as_deref();
-        source.is_none_or(|source| event.source == Some(source))
-            && self.scope.segments.iter().all(|segment| match segment {
-                Segment::EventType(name) => event.event_type == Some(name),
-                Segment::Property { .. } => true,
-            })
-            && self.matchers.iter().all(|it| it.matches(event.payload))
-    }
-
-    /// The rollups know one tenant: where there are several, theirs is part of a user's name.
-    fn user<'e>(&self, tenant: &str, user: &'e str) -> Cow<'e, str> {
-        if self.scope.tenant.is_some() {
-            return Cow::Borrowed(user);
+    /// Users are known by their hashes, since of erased events there is nothing else.
+    fn user(&self, tenant: &str, user: ScannedUser<'_>) -> u128 {
+        match user {
+            ScannedUser::Named(name) => self.key.hash(tenant, name),
+            ScannedUser::Hashed(hash) => hash,
         }
-        Cow::Owned(format!("{}:{tenant}{user}", tenant.len()))
     }
 
-    fn add(&self, mut kept: Vec<Event<'_>>) {
+    fn add(&self, mut kept: Vec<Kept<'_>>) {
         if matches!(self.names, Names::Values(_)) {
             let mut state = self.state.lock();
-            kept.retain(|event| state.admits(event.event_type.as_deref().unwrap_or_default()));
+            kept.retain(|(event, _)| state.admits(event.event_type.as_deref().unwrap_or_default()));
         }
-        let facts = Facts::of(self.key, &kept);
+        let facts = Facts::of_hashed(kept.iter().map(|(event, user)| (event, *user)));
         self.state.lock().rollups.add(&facts);
     }
 }

@@ -33,6 +33,7 @@ pub(super) enum Code {
     BodyTooLarge,
     TooManyItems,
     TooBroad,
+    EventsGone,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -47,7 +48,7 @@ pub(super) enum Code {
 
 impl Code {
     /// All of them, for the OpenAPI document.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::MalformedJson,
         Self::InvalidValue,
@@ -55,6 +56,7 @@ impl Code {
         Self::BodyTooLarge,
         Self::TooManyItems,
         Self::TooBroad,
+        Self::EventsGone,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -81,6 +83,7 @@ impl Code {
             Self::BodyTooLarge => (413, "body_too_large", "The body is too large"),
             Self::TooManyItems => (422, "too_many_items", "Too many items"),
             Self::TooBroad => (422, "too_broad", "The question is too broad"),
+            Self::EventsGone => (422, "events_gone", "Events are gone"),
             Self::NotFound => (404, "not_found", "Not found"),
             Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed"),
             Self::RequestTimeout => (408, "request_timeout", "The body came too slowly"),
@@ -366,6 +369,22 @@ impl From<AnalyticsError> for Problem {
                      property."
                 ),
             ),
+            AnalyticsError::EventsGone { last, cohorts } => {
+                let instead = if cohorts {
+                    "Cohorts need all events from the first one on: ask without segments by a \
+                     property."
+                } else {
+                    "Ask only about times after that (a trailing window begins before from), or \
+                     without segments by a property."
+                };
+                Self::new(
+                    Code::EventsGone,
+                    format!(
+                        "Events that this answer needs are gone from the store, erased or moved to \
+                         the cold tier, the last of them at {last}. {instead}"
+                    ),
+                )
+            }
             AnalyticsError::Store(StoreError::Busy) => Self::new(
                 Code::Unavailable,
                 "Too many questions wait for the events to be read. Ask again in a moment, or \

@@ -169,6 +169,20 @@ pub struct EventFilter {
     pub to: Option<EventTime>,
 }
 
+impl ScanQuery {
+    /// Whether `event` is meant.
+    #[must_use]
+    pub fn matches(&self, event: &ScannedEvent<'_>) -> bool {
+        let same = |wanted: &String, found| found == Some(wanted.as_str());
+        let (tenant, source) = (self.tenant.as_ref(), self.source.as_ref());
+        tenant.is_none_or(|it| same(it, Some(event.tenant)))
+            && source.is_none_or(|it| same(it, event.source))
+            && self.event_types.iter().all(|it| same(it, event.event_type))
+            && self.from.is_none_or(|from| event.time >= from)
+            && self.to.is_none_or(|to| event.time < to)
+    }
+}
+
 impl EventFilter {
     /// Whether `event` is meant.
     #[must_use]
@@ -235,10 +249,16 @@ pub struct EventPage {
 pub struct ScanQuery {
     /// Those of this tenant; of all if `None`.
     pub tenant: Option<String>,
+    /// Those of this source; of all if `None`.
+    pub source: Option<String>,
+    /// Those that are of each of these types: of all if there are none.
+    pub event_types: Vec<String>,
     /// Not before this time.
     pub from: Option<EventTime>,
     /// Before this time.
     pub to: Option<EventTime>,
+    /// Whether the payloads are needed. Erased events have none.
+    pub payloads: bool,
     /// The most events of the blocks that have to be read for it. A block with few events, or with
     /// large ones, counts for more than it has.
     pub limit: u64,
@@ -253,6 +273,9 @@ pub enum Scan {
     Left,
     /// None was seen: there is more to read than the limit.
     TooBroad,
+    /// Some of the events that are meant are erased, and too little remains of them: of those that
+    /// were found, the last is of this time.
+    Gone(EventTime),
 }
 
 /// What a scan shows of an event.
@@ -267,9 +290,18 @@ pub struct ScannedEvent<'a> {
     /// What kind of event it is.
     pub event_type: Option<&'a str>,
     /// Who caused it.
-    pub user: Option<&'a str>,
-    /// The text of a JSON object, as sent.
+    pub user: Option<ScannedUser<'a>>,
+    /// The text of a JSON object, as sent; empty if the event is erased.
     pub payload: &'a str,
+}
+
+/// What a scan shows of a user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ScannedUser<'a> {
+    /// The name.
+    Named(&'a str),
+    /// What remains of it: its hash under the store's key.
+    Hashed(u128),
 }
 
 /// What was ever received; survives a restart.

@@ -157,3 +157,50 @@ async fn a_question_that_reads_too_much_is_refused() {
     let top = ask(&server, "/stats/top-events").await;
     assert_eq!(top[0]["count"], 600);
 }
+
+#[tokio::test]
+async fn what_was_erased_is_missed_where_payloads_are_needed() {
+    let server = told_with_payloads().await;
+    let erased = server
+        .call("DELETE", "/events?tenant_id=shop&user_id=ben")
+        .await;
+    assert_eq!(erased.status, 200);
+    let segment = "tenant_id=shop&event_type=buy&segment=properties.country=UA";
+    let gone = async |question: &str| {
+        let answer = server.get(&format!("{question}&{segment}")).await;
+        let problem = answer.assert_problem(422, "events_gone");
+        problem["detail"].as_str().unwrap().to_owned()
+    };
+    for question in [
+        "/metrics?bucket_size=day",
+        "/stats/dau?from=2024-03-01&to=2024-03-02",
+        "/stats/wau?from=2024-03-02&to=2024-03-02",
+        "/stats/top-events?limit=1",
+        "/stats/segments/values?path=properties.country",
+    ] {
+        let detail = gone(question).await;
+        assert!(
+            detail.contains("the last of them at 2024-03-01T12:00:10Z"),
+            "{detail}"
+        );
+        assert!(
+            detail.contains("Ask only about times after that"),
+            "{detail}"
+        );
+    }
+    let detail = gone("/stats/retention?start_date=2024-03-02&windows=1").await;
+    assert!(
+        detail.contains("all events from the first one on"),
+        "{detail}"
+    );
+    // Other times, other types, other tenants, and no segment.
+    let target = format!("/stats/dau?from=2024-03-02&to=2024-03-02&{segment}");
+    assert_eq!(ask(&server, &target).await[0]["dau"], 1);
+    for others in ["event_type=none&tenant_id=shop", "tenant_id=nobody"] {
+        let target = format!("/metrics?bucket_size=day&segment=properties.country=UA&{others}");
+        assert_eq!(server.get(&target).await.status, 200, "{others}");
+    }
+    let target = "/metrics?bucket_size=day&event_type=buy&from=2024-03-01T12:00:10Z";
+    let days = ask(&server, target).await;
+    assert_eq!(days["buckets"][0]["unique_users"], 1, "ben remains counted");
+}

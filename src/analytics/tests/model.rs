@@ -34,7 +34,9 @@ const PAYLOADS: [(&str, &[&str]); 8] = [
 ];
 
 struct Model {
+    /// Those that are erased, too.
     events: Vec<Event<'static>>,
+    erased: Vec<Event<'static>>,
     zone: TimeZone,
 }
 
@@ -46,6 +48,21 @@ fn user<'a>(event: &'a Event<'_>) -> Option<User<'a>> {
 
 fn second(event: &Event<'_>) -> i64 {
     event.time.micros.as_micros().div_euclid(1_000_000)
+}
+
+fn of<'a>(
+    events: &'a [Event<'static>],
+    scope: &Scope,
+    range: TimeRange,
+) -> impl Iterator<Item = &'a Event<'static>> {
+    let scope = scope.clone();
+    events.iter().filter(move |event| {
+        scope.tenant.as_deref().is_none_or(|it| it == event.tenant)
+            && (scope.source.is_none() || scope.source.as_deref() == event.source.as_deref())
+            && scope.segments.iter().all(|it| Model::has(event, it))
+            && range.0.is_none_or(|from| event.time >= from)
+            && range.1.is_none_or(|to| event.time < to)
+    })
 }
 
 impl Model {
@@ -78,15 +95,33 @@ impl Model {
         }
     }
 
+    /// The refusal, if payloads of erased events would be needed.
+    fn gone(&self, scope: &Scope, range: TimeRange, cohorts: bool) -> Option<AnalyticsError> {
+        let (types, properties): (Vec<_>, Vec<_>) = scope
+            .segments
+            .iter()
+            .cloned()
+            .partition(|it| matches!(it, Segment::EventType(_)));
+        let scope = Scope {
+            segments: types,
+            ..scope.clone()
+        };
+        let erased = of(&self.erased, &scope, range);
+        let last = erased.map(|event| event.time).max()?;
+        (!properties.is_empty()).then_some(AnalyticsError::EventsGone { last, cohorts })
+    }
+
+    /// From the first moment of one date up to that of another.
+    fn dates(&self, first: Date, behind: Date) -> (EventTime, EventTime) {
+        let at = |date| EventTime {
+            micros: Timestamp::from_micros(self.start(date) * 1_000_000),
+            nanos: 0,
+        };
+        (at(first), at(behind))
+    }
+
     fn matching(&self, scope: &Scope, range: TimeRange) -> impl Iterator<Item = &Event<'static>> {
-        let scope = scope.clone();
-        self.events.iter().filter(move |event| {
-            scope.tenant.as_deref().is_none_or(|it| it == event.tenant)
-                && (scope.source.is_none() || scope.source.as_deref() == event.source.as_deref())
-                && scope.segments.iter().all(|it| Self::has(event, it))
-                && range.0.is_none_or(|from| event.time >= from)
-                && range.1.is_none_or(|to| event.time < to)
-        })
+        of(&self.events, scope, range)
     }
 
     /// The first second of the bucket of `event`, and the one behind its last.
@@ -277,6 +312,22 @@ impl Source {
         }
     }
 
+    /// What is erased, often little.
+    fn filter(&mut self) -> EventFilter {
+        let (from, to) = match self.random.u8(..3) {
+            0 => (None, None),
+            _ => self.range(),
+        };
+        EventFilter {
+            tenant: self.maybe(&["a", "b"]),
+            user: Some(self.pick(&["1", "2", "x"])).filter(|_| from.is_none()),
+            event_type: self.maybe(&["buy"]),
+            from,
+            to,
+            ..EventFilter::default()
+        }
+    }
+
     fn range(&mut self) -> TimeRange {
         let (a, b) = (self.time(), self.time());
         match self.random.u8(..4) {
@@ -291,30 +342,40 @@ impl Source {
 async fn compare(analytics: &Analytics, model: &Model, source: &mut Source) {
     let (scope, range, zone) = (source.scope(), source.range(), &model.zone);
     let says = format!("{scope:?} {range:?}");
+    let gone = model.gone(&scope, range, false);
+    let or_gone = |gone: &Option<AnalyticsError>| gone.clone().map_or(Ok(()), Err);
     for size in [BucketSize::Minute, BucketSize::Hour, BucketSize::Day] {
         let found = analytics.buckets(scope.clone(), range, size, zone.clone());
-        let expected = model.buckets(&scope, range, size);
-        assert_eq!(found.await.unwrap(), expected, "{size:?} {says}");
+        let expected = or_gone(&gone).map(|()| model.buckets(&scope, range, size));
+        assert_eq!(found.await, expected, "{size:?} {says}");
     }
     let first = plus_days(source.day, source.random.i64(-20..5)).unwrap();
     let last = plus_days(first, source.random.i64(0..20)).unwrap();
     for days in [1_u16, 7, 30] {
         let dates = (first, last);
         let found = analytics.active_users(scope.clone(), dates, days, zone.clone());
-        for it in found.await.unwrap() {
+        let ends = (plus_days(first, 1 - i64::from(days)), plus_days(last, 1));
+        let (from, to) = model.dates(ends.0.unwrap(), ends.1.unwrap());
+        let gone = model.gone(&scope, (Some(from), Some(to)), false);
+        let found = found.await;
+        assert_eq!(found.as_ref().err(), gone.as_ref(), "{days} days {says}");
+        for it in found.unwrap_or_default() {
             let expected = model.active(&scope, it.date, days.into());
             assert_eq!(it.users, expected, "{days} days to {} {says}", it.date);
         }
     }
     let limit = source.random.usize(1..5);
     let found = analytics.top_types(scope.clone(), range, limit).await;
-    assert_eq!(found.unwrap(), model.top(&scope, range, limit), "{says}");
+    let expected = or_gone(&gone).map(|()| model.top(&scope, range, limit));
+    assert_eq!(found, expected, "{says}");
     for (of, days) in [(WindowType::Daily, 1), (WindowType::Weekly, 7)] {
         let windows = source.random.u16(1..8);
         let found = analytics.retention(scope.clone(), first, windows, of, zone.clone());
         let asked = (first, windows.into(), days);
-        let expected = model.retention(&scope, asked, analytics.now());
-        assert_eq!(found.await.unwrap(), expected, "{of:?} {says}");
+        let behind = plus_days(first, (2 * i64::from(windows) - 1) * days).unwrap();
+        let gone = model.gone(&scope, (None, Some(model.dates(first, behind).1)), true);
+        let expected = or_gone(&gone).map(|()| model.retention(&scope, asked, analytics.now()));
+        assert_eq!(found.await, expected, "{of:?} {says}");
     }
 }
 
@@ -326,6 +387,7 @@ async fn history(seed: u64, (zone, day): (&str, &str)) {
     };
     let mut model = Model {
         events: Vec::new(),
+        erased: Vec::new(),
         zone: TimeZone::get(zone).unwrap(),
     };
     let now = source.time().micros;
@@ -339,6 +401,12 @@ async fn history(seed: u64, (zone, day): (&str, &str)) {
             if receipt == Receipt::Accepted {
                 model.events.push(event);
             }
+        }
+        if source.random.bool() {
+            let filter = source.filter();
+            let events = model.events.iter().filter(|it| filter.matches(it));
+            model.erased.extend(events.cloned());
+            store.erase(filter).await.unwrap();
         }
         match source.random.u8(..4) {
             0 => while store.pack().await.unwrap() {},

@@ -79,7 +79,7 @@ impl From<Active> for Mau {
         (status = 200, description = "A day each.", body = Vec<Dau>),
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
-        (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; or `too_broad`: too many days."),
+        (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many days; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
         (status = 503, description = "`unavailable`: the events are still being counted after a start."),
     ))]
 #[get("/stats/dau")]
@@ -103,7 +103,7 @@ pub(in crate::http) async fn dau(
         (status = 200, description = "A date each.", body = Vec<Wau>),
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
-        (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; or `too_broad`: too many days."),
+        (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many days; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
         (status = 503, description = "`unavailable`: the events are still being counted after a start."),
     ))]
 #[get("/stats/wau")]
@@ -127,7 +127,7 @@ pub(in crate::http) async fn wau(
         (status = 200, description = "A date each.", body = Vec<Mau>),
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
-        (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; or `too_broad`: too many days."),
+        (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many days; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
         (status = 503, description = "`unavailable`: the events are still being counted after a start."),
     ))]
 #[get("/stats/mau")]

@@ -217,6 +217,7 @@ fn remove_distrusted(dir: &Path) -> Result<(), OpenError> {
 pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
     write::load_topics(db, meta)?;
     block::check(db, meta)?;
+    spent::span::check(db, meta)?;
     letters::check(db, meta)
 }
 
@@ -436,6 +437,10 @@ impl Embedded {
 
     pub(in crate::store) fn last_event(&self) -> watch::Receiver<Sequence> {
         self.events.last.subscribe()
+    }
+
+    pub(in crate::store) fn user_key(&self) -> UserKey {
+        self.events.user_key
     }
 
     pub(in crate::store) fn erasures(&self) -> u64 {

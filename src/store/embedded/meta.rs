@@ -19,6 +19,7 @@ pub(super) enum Table {
     Topic,
     Letter,
     EventCount,
+    SpentSpan,
 }
 
 impl Table {
@@ -35,12 +36,13 @@ impl Table {
             Self::Topic => "topic",
             Self::Letter => "letter",
             Self::EventCount => "event_count",
+            Self::SpentSpan => "spent_span",
         }
     }
 }
 
 /// How many tables the current format tallies.
-pub(super) const TABLES: usize = 10;
+pub(super) const TABLES: usize = 11;
 
 /// The number of rows of a table, and the wrapping sum of their digests: rows that vanish, come
 /// twice or fall back to an older content with a damaged page change it.
@@ -103,6 +105,7 @@ impl Meta {
             topic,
             letter,
             event_count,
+            spent_span,
         ] = &mut self.tallies;
         match table {
             Table::Queue => queue,
@@ -115,6 +118,7 @@ impl Meta {
             Table::Topic => topic,
             Table::Letter => letter,
             Table::EventCount => event_count,
+            Table::SpentSpan => spent_span,
         }
     }
 

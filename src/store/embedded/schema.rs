@@ -13,6 +13,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::events::spent;
 use super::fault::Fault;
 use super::meta::{Meta, TABLES};
 use crate::store::error::OpenError;
@@ -39,22 +40,31 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) const FORMAT: usize = STEPS.len();
 
 /// What leads from each format to the next, the first from nothing to format 1.
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     Step {
         sql: FORMAT_1,
         tables: 4,
+        fill: None,
     },
     Step {
         sql: FORMAT_2,
         tables: 5,
+        fill: None,
     },
     Step {
         sql: FORMAT_3,
         tables: 10,
+        fill: None,
     },
     Step {
         sql: FORMAT_4,
+        tables: 10,
+        fill: None,
+    },
+    Step {
+        sql: FORMAT_5,
         tables: TABLES,
+        fill: Some(spent::fill_spans),
     },
 ];
 
@@ -64,7 +74,11 @@ struct Step {
     sql: &'static str,
     /// How many tables are tallied afterwards.
     tables: usize,
+    /// Writes what follows from rows that are there already.
+    fill: Option<Fill>,
 }
+
+type Fill = fn(&Connection, &mut Meta) -> Result<(), Fault>;
 
 const FORMAT_1: &str = "
 CREATE TABLE meta (
@@ -199,6 +213,20 @@ CREATE TABLE letter (
 /// erased before.
 const FORMAT_4: &str = "
 ALTER TABLE spent ADD COLUMN facts BLOB;
+";
+
+/// What the rows of erased events span, see `events/spent/span.rs`.
+const FORMAT_5: &str = "
+CREATE TABLE spent_span (
+    last_time INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    first_time INTEGER NOT NULL,
+    first_tenant TEXT,
+    last_tenant TEXT,
+    events INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    PRIMARY KEY (last_time, id)
+) WITHOUT ROWID;
 ";
 
 /// How many tables a format tallies.
@@ -347,8 +375,11 @@ pub(super) fn migrate(path: &Path, from: usize) -> Result<(), Fault> {
     let mut tables = tables_of(from);
     for (format, step) in (1..).zip(&STEPS).skip(from) {
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let meta = Meta::load(&tx, tables)?;
+        let mut meta = Meta::load(&tx, tables)?;
         tx.execute_batch(step.sql)?;
+        if let Some(fill) = step.fill {
+            fill(&tx, &mut meta)?;
+        }
         tables = step.tables;
         meta.save(&tx, tables)?;
         tx.pragma_update(None, "user_version", format)?;
@@ -372,9 +403,9 @@ pub(super) fn name_of(path: &Path) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// Makes a store of format 1 in `dir`.
-    pub(in crate::store::embedded) fn create_format_1(dir: &Path) {
-        create_at(dir, 1).unwrap();
+    /// Makes a store of an older format in `dir`.
+    pub(in crate::store::embedded) fn create_format(dir: &Path, format: usize) {
+        create_at(dir, format).unwrap();
     }
 
     #[test]
@@ -403,7 +434,7 @@ pub(super) mod tests {
     #[test]
     fn a_migrated_database_has_the_tables_of_a_fresh_one() {
         let dir = tempfile::tempdir().unwrap();
-        create_format_1(dir.path());
+        create_format(dir.path(), 1);
         let path = dir.path().join(DATABASE);
         {
             let db = open_reader(&path).unwrap();
@@ -425,14 +456,14 @@ pub(super) mod tests {
             db.execute_batch(sql).unwrap();
             examine(&db, &path).unwrap_err().0
         };
-        let newer = refusal("PRAGMA user_version = 5");
+        let newer = refusal("PRAGMA user_version = 6");
         assert!(
-            newer.contains("has format 5") && newer.contains("up to 4"),
+            newer.contains("has format 6") && newer.contains("up to 5"),
             "{newer}"
         );
         let older = refusal("PRAGMA user_version = 0");
         assert!(older.contains("format 0"), "{older}");
-        let changed = refusal("PRAGMA user_version = 4; DROP INDEX ended_by_time");
+        let changed = refusal("PRAGMA user_version = 5; DROP INDEX ended_by_time");
         assert!(changed.contains("tables"), "{changed}");
         let foreign = refusal("PRAGMA application_id = 7");
         assert!(foreign.contains("not a tollgate store"), "{foreign}");

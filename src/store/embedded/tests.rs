@@ -309,7 +309,7 @@ fn a_batch_that_skips_another_is_never_written() {
 #[tokio::test]
 async fn an_older_directory_is_migrated_with_what_it_holds() {
     let dir = tempfile::tempdir().unwrap();
-    schema::tests::create_format_1(dir.path());
+    schema::tests::create_format(dir.path(), 1);
     {
         let db = schema::open_writer(&dir.path().join(DATABASE)).unwrap();
         let mut meta = Meta::load(&db, 4).unwrap();

@@ -9,6 +9,11 @@
 //! starting over while it reads: its work has a bound, and it ends with the next block once its
 //! caller is gone or the store is closing. Scans have connections of their own, so that pages never
 //! wait for them.
+//!
+//! What remains of erased events is shown, too; where that is too little, the scan says so before it
+//! reads a block.
+
+mod erased;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -29,6 +34,7 @@ use super::super::readers::Readers;
 use super::block;
 use super::codec::{Garbage, ScanBody};
 use super::page::rows_of;
+use super::spent::span::Span;
 use crate::model::event::{Scan, ScanQuery, ScannedEvent};
 use crate::store::error::StoreError;
 
@@ -135,7 +141,12 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
     /// `None` if it was stopped.
     fn run(&self, db: &Connection) -> Result<Option<Scan>, Fault> {
         let db = db.unchecked_transaction()?;
-        let Some(rows) = rows_of(&db, self.query)? else {
+        let erased = match self.erased(&db)? {
+            Ok(erased) => erased,
+            Err(end) => return Ok(Some(end)),
+        };
+        let cost: u64 = erased.iter().map(Span::cost).sum();
+        let Some(rows) = rows_of(&db, self.query, self.query.limit - cost)? else {
             return Ok(Some(Scan::TooBroad));
         };
         thread::scope(|scope| {
@@ -163,6 +174,12 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
                     self.show(&raw);
                 }
             }
+            for span in erased {
+                if self.is_over() {
+                    break;
+                }
+                self.show_erased(&db, &span)?;
+            }
             Ok::<_, Fault>(())
         })?;
         if let Some(end) = self.end.lock().take() {
@@ -181,11 +198,14 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
         if self.is_over() {
             return;
         }
-        let end = match self.try_show(raw) {
-            Ok(ControlFlow::Continue(())) => return,
-            Ok(ControlFlow::Break(())) => Ok(Scan::Left),
-            Err(Garbage) => Err(block::garbage(raw.id)),
-        };
+        match self.try_show(raw) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => self.end_with(Ok(Scan::Left)),
+            Err(Garbage) => self.end_with(Err(block::garbage(raw.id))),
+        }
+    }
+
+    fn end_with(&self, end: Result<Scan, Fault>) {
         self.end.lock().get_or_insert(end);
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -199,7 +219,7 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
         let mut meant = Vec::with_capacity(raw.events as usize);
         for event in events {
             let event = event?;
-            if self.is_meant(&event) {
+            if self.query.matches(&event) {
                 meant.push(event);
             }
         }
@@ -207,16 +227,6 @@ impl<F: Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Sync> Work<'_, F> {
             return Ok(ControlFlow::Continue(()));
         }
         Ok((self.each)(&meant))
-    }
-
-    fn is_meant(&self, event: &ScannedEvent<'_>) -> bool {
-        let query = self.query;
-        query
-            .tenant
-            .as_deref()
-            .is_none_or(|tenant| tenant == event.tenant)
-            && query.from.is_none_or(|from| event.time >= from)
-            && query.to.is_none_or(|to| event.time < to)
     }
 }
 

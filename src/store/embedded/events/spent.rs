@@ -2,12 +2,16 @@
 //! anew, and what the rollups need to know of them, for the day when those are.
 //!
 //! The latter is kept as the data of a block, of events that say nothing any more: their id is the
-//! keyed hash of their user, in the form of a uuid; without a user it is empty.
+//! keyed hash of their user, in the form of a uuid; without a user it is empty. Beside each row lies
+//! what it spans, so that answers that are made from the events know which of them are gone.
 
-use rusqlite::{Connection, params};
+pub(super) mod span;
+
+use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
+use self::span::Span;
 use super::super::codec::Digest;
 use super::super::fault::Fault;
 use super::super::meta::{Meta, Table, Tally};
@@ -15,7 +19,7 @@ use super::super::seen::{Entry, First, Identity};
 use super::block::MAX_EVENTS;
 use super::codec::{self, Decoded};
 use super::identity::Key;
-use crate::model::event::{Event, Sequence};
+use crate::model::event::{Event, ScannedEvent, ScannedUser, Sequence};
 use crate::rollups::{Facts, UserKey};
 
 /// Bytes of one identity: the hash, the time, the hash of the content.
@@ -83,6 +87,52 @@ pub(super) fn insert(
         )?
         .execute(params![last, checksum, sum, bytes, facts])?;
         meta.tally(Table::Spent).add(sum);
+        let of = chunk.iter().map(|it| &it.event);
+        let span = span_of(db.last_insert_rowid(), of);
+        span.insert(db, meta, digest)?;
+    }
+    Ok(())
+}
+
+/// The span of events.
+fn span_of<'e>(id: i64, events: impl Iterator<Item = &'e Event<'e>> + Clone) -> Span {
+    let times = events.clone().map(|event| event.time.micros.as_micros());
+    let tenants = events.clone().map(|event| &*event.tenant);
+    let ends = tenants.clone().min().zip(tenants.max());
+    Span {
+        id,
+        times: (
+            times.clone().min().unwrap_or(i64::MIN),
+            times.max().unwrap_or(i64::MAX),
+        ),
+        tenants: ends.map(|(first, last)| (first.to_owned(), last.to_owned())),
+        events: u32::try_from(events.count()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Writes the spans of all rows, in a store that has none yet.
+pub(in crate::store::embedded) fn fill_spans(
+    db: &Connection,
+    meta: &mut Meta,
+) -> Result<(), Fault> {
+    let mut spans = Vec::new();
+    let found = rows_after(db, 0, |row| {
+        let remains = row.remains()?;
+        spans.push(match remains.known()? {
+            Known::Events(events) => span_of(row.id, events.iter().map(|it| &it.event)),
+            Known::Times(times) => Span {
+                id: row.id,
+                times: (*times.iter().min()?, *times.iter().max()?),
+                tenants: None,
+                events: u32::try_from(times.len()).ok()?,
+            },
+        });
+        Some(())
+    })?;
+    meta.check(Table::Spent, found)?;
+    let mut digest = Digest::default();
+    for span in spans {
+        span.insert(db, meta, &mut digest)?;
     }
     Ok(())
 }
@@ -95,9 +145,8 @@ pub(in crate::store::embedded) fn each_after(
     sequence: u64,
     mut each: impl FnMut(&[Entry]),
 ) -> Result<(), Fault> {
-    let found = rows_after(db, sequence, |_, identities, _| {
-        let (records, _) = identities.as_chunks::<RECORD>();
-        let identities: Vec<_> = records.iter().map(decode).collect();
+    let found = rows_after(db, sequence, |row| {
+        let identities: Vec<_> = row.entries().collect();
         each(&identities);
         Some(())
     })?;
@@ -105,29 +154,26 @@ pub(in crate::store::embedded) fn each_after(
 }
 
 /// Calls `each` with the arrivals of erased events behind `after`, and with what the rollups need to
-/// know of them. Of those that
-/// were erased by a version that kept no such thing, nothing is known.
+/// know of them. Of those that were erased by a version that kept no such thing, nothing is known.
 pub(in crate::store::embedded) fn facts_after(
     db: &Connection,
     after: Sequence,
     mut each: impl FnMut(&[Sequence], &Facts),
 ) -> Result<(), Fault> {
-    rows_after(db, after.0, |last, _, facts| {
-        let Some(facts) = facts else { return Some(()) };
-        let decoded = Decoded::new(facts).ok()?;
-        let events: Vec<_> = decoded.events().ok()?.collect::<Result<_, _>>().ok()?;
+    rows_after(db, after.0, |row| {
+        let erased = row.remains()?;
+        let Known::Events(events) = erased.known()? else {
+            return Some(());
+        };
         // Numbers count from the row's least, and the last of them is known.
-        let most = events.iter().map(|(number, _)| *number).max()?;
-        let least = last.checked_sub(most)?;
+        let most = events.iter().map(|it| it.number).max()?;
+        let least = row.last.checked_sub(most)?;
         let mut arrivals = Vec::with_capacity(events.len());
         let mut users = Vec::with_capacity(events.len());
-        for (number, event) in &events {
-            if least + number > after.0 {
-                arrivals.push(Sequence(least + number));
-                users.push(match event.id.as_ref() {
-                    "" => (event, None),
-                    id => (event, Some(Uuid::try_parse(id).ok()?.as_u128())),
-                });
+        for it in &events {
+            if least + it.number > after.0 {
+                arrivals.push(Sequence(least + it.number));
+                users.push((&it.event, it.user));
             }
         }
         each(&arrivals, &Facts::of_hashed(users));
@@ -136,34 +182,154 @@ pub(in crate::store::embedded) fn facts_after(
     Ok(())
 }
 
-/// Calls `each` with the last arrival, the identities and the facts of the rows that have some of
-/// events behind `sequence`; it returns `None` if they can't have been written. Returns what all
-/// rows tally.
+/// What a row has of its events.
+pub(super) enum Erased {
+    /// What the rollups need.
+    Facts(Decoded),
+    /// Their times, in microseconds.
+    Times(Vec<i64>),
+}
+
+/// What is known of the events of a row.
+pub(super) enum Known<'a> {
+    /// What the rollups need.
+    Events(Vec<Remainder<'a>>),
+    /// Their times only, in microseconds: they were erased by a version that kept nothing else.
+    Times(&'a [i64]),
+}
+
+/// What is known of an erased event.
+pub(super) struct Remainder<'a> {
+    /// Its arrival, less the row's least one.
+    number: u64,
+    /// It says nothing any more.
+    event: Event<'a>,
+    /// The hash of its user.
+    user: Option<u128>,
+}
+
+impl Remainder<'_> {
+    /// As a scan shows it: there is no payload.
+    pub(super) fn shown(&self) -> ScannedEvent<'_> {
+        let event = &self.event;
+        ScannedEvent {
+            time: event.time,
+            tenant: &event.tenant,
+            source: event.source.as_deref(),
+            event_type: event.event_type.as_deref(),
+            user: self.user.map(ScannedUser::Hashed),
+            payload: "",
+        }
+    }
+}
+
+impl Erased {
+    /// `None` if it can't have been written.
+    pub(super) fn known(&self) -> Option<Known<'_>> {
+        let decoded = match self {
+            Self::Facts(decoded) => decoded,
+            Self::Times(times) => return Some(Known::Times(times)),
+        };
+        let mut known = Vec::with_capacity(MAX_EVENTS);
+        for event in decoded.events().ok()? {
+            let (number, event) = event.ok()?;
+            let user = match event.id.as_ref() {
+                "" => None,
+                id => Some(Uuid::try_parse(id).ok()?.as_u128()),
+            };
+            known.push(Remainder {
+                number,
+                event,
+                user,
+            });
+        }
+        Some(Known::Events(known))
+    }
+}
+
+/// What is known of the events of the row with this id.
+pub(super) fn find(db: &Connection, id: i64) -> Result<Erased, Fault> {
+    let found = db
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM spent WHERE id = ?1"))?
+        .query_row([id], |row| {
+            let row = Row::read(row, &mut Digest::default());
+            Ok(row.and_then(|row| {
+                let whole = row.is_whole().then(|| row.remains()).flatten();
+                whole.ok_or_else(|| damaged(id))
+            }))
+        })
+        .optional()?;
+    found.unwrap_or_else(|| Err(damaged(id)))
+}
+
+/// A row as it lies there.
+struct Row<'r> {
+    id: i64,
+    /// The last arrival.
+    last: u64,
+    checksum: i64,
+    digest: i64,
+    identities: &'r [u8],
+    facts: Option<&'r [u8]>,
+}
+
+/// What [`Row::read`] reads.
+const COLUMNS: &str = "id, last_sequence, checksum, digest, identities, facts";
+
+impl<'r> Row<'r> {
+    /// Reads it and checks all but the content.
+    fn read(row: &'r rusqlite::Row<'_>, digest: &mut Digest) -> Result<Self, Fault> {
+        let id = row.get(0)?;
+        let last: i64 = row.get(1)?;
+        let found = Self {
+            id,
+            last: last.cast_unsigned(),
+            checksum: row.get(2)?,
+            digest: row.get(3)?,
+            identities: row.get_ref(4)?.as_blob().map_err(|_| damaged(id))?,
+            facts: row.get_ref(5)?.as_blob_or_null().map_err(|_| damaged(id))?,
+        };
+        if found.digest == digest_of(digest, last, found.checksum) {
+            Ok(found)
+        } else {
+            Err(damaged(id))
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        checksum(self.identities, self.facts) == self.checksum
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let (records, _) = self.identities.as_chunks::<RECORD>();
+        records.iter().map(decode)
+    }
+
+    fn remains(&self) -> Option<Erased> {
+        let Some(facts) = self.facts else {
+            let times = self.entries().map(|(_, first)| first.time);
+            return Some(Erased::Times(times.collect()));
+        };
+        Decoded::new(facts).ok().map(Erased::Facts)
+    }
+}
+
+/// Calls `each` with the rows that have some of events behind `sequence`; it returns `None` if they
+/// can't have been written. Returns what all rows tally.
 fn rows_after(
     db: &Connection,
     sequence: u64,
-    mut each: impl FnMut(u64, &[u8], Option<&[u8]>) -> Option<()>,
+    mut each: impl FnMut(&Row<'_>) -> Option<()>,
 ) -> Result<Tally, Fault> {
     let mut digest = Digest::default();
     let mut found = Tally::default();
-    let mut statement =
-        db.prepare("SELECT id, last_sequence, checksum, digest, identities, facts FROM spent")?;
+    let mut statement = db.prepare(&format!("SELECT {COLUMNS} FROM spent"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (id, last, sum): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let written = row.get::<_, i64>(3)?;
-        if written != digest_of(&mut digest, last, sum) {
-            return Err(damaged(id));
-        }
-        found.add(written);
-        let last = last.cast_unsigned();
-        if last <= sequence {
-            continue;
-        }
-        let identities = row.get_ref(4)?.as_blob().map_err(|_| damaged(id))?;
-        let facts = row.get_ref(5)?.as_blob_or_null().map_err(|_| damaged(id))?;
-        if checksum(identities, facts) != sum || each(last, identities, facts).is_none() {
-            return Err(damaged(id));
+        let row = Row::read(row, &mut digest)?;
+        found.add(row.digest);
+        if row.last > sequence && !(row.is_whole() && each(&row).is_some()) {
+            return Err(damaged(row.id));
         }
     }
     Ok(found)
@@ -184,7 +350,7 @@ fn digest_of(digest: &mut Digest, last_sequence: i64, checksum: i64) -> i64 {
         .finish()
 }
 
-fn damaged(id: i64) -> Fault {
+pub(super) fn damaged(id: i64) -> Fault {
     Fault::Damaged(format!("row {id} of table spent is not what was written"))
 }
 
@@ -198,3 +364,6 @@ fn decode(record: &[u8; RECORD]) -> Entry {
     };
     (Identity::from_le_bytes(*identity), first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,10 +14,11 @@ const LEAST_COST: u64 = 64;
 const BYTES: u64 = 256;
 
 /// The rows of the blocks that may hold events that `query` means. `None` if they cost more than
-/// its limit.
+/// `limit`.
 pub(in crate::store::embedded::events) fn rows_of(
     db: &Connection,
     query: &ScanQuery,
+    limit: u64,
 ) -> Result<Option<Vec<Row>>, Fault> {
     let window = Window {
         low: query.from.map_or(i64::MIN, |from| from.micros.as_micros()),
@@ -32,7 +33,7 @@ pub(in crate::store::embedded::events) fn rows_of(
     while let Frontier::Block(_) = candidates.frontier(usize::MAX, wanted)? {
         let Some(row) = candidates.take() else { break };
         cost = cost.saturating_add(cost_of(&row));
-        if cost > query.limit {
+        if cost > limit {
             return Ok(None);
         }
         rows.push(row);

@@ -7,13 +7,16 @@ use tokio::sync::Notify;
 use super::super::block::MAX_EVENTS;
 use super::super::samples::{Blocks, any_event, event, typical};
 use super::*;
-use crate::model::event::{Event, EventTime};
+use crate::model::event::{Event, EventTime, ScannedUser};
 use crate::store::{Store, StoreSettings};
 
 const EVERYTHING: ScanQuery = ScanQuery {
     tenant: None,
+    source: None,
+    event_types: Vec::new(),
     from: None,
     to: None,
+    payloads: true,
     limit: u64::MAX,
 };
 
@@ -38,7 +41,11 @@ type Shown = (EventTime, String, [Option<String>; 3], String);
 
 fn shown(event: &ScannedEvent<'_>) -> Shown {
     let own = |text: Option<&str>| text.map(str::to_owned);
-    let names = [own(event.source), own(event.event_type), own(event.user)];
+    let user = event.user.map(|user| match user {
+        ScannedUser::Named(name) => name,
+        ScannedUser::Hashed(_) => panic!("nothing is erased here"),
+    });
+    let names = [own(event.source), own(event.event_type), own(user)];
     (
         event.time,
         event.tenant.to_owned(),
@@ -53,7 +60,7 @@ fn as_shown<'a>(event: &'a Event<'_>) -> ScannedEvent<'a> {
         tenant: &event.tenant,
         source: event.source.as_deref(),
         event_type: event.event_type.as_deref(),
-        user: event.user.as_deref(),
+        user: event.user.as_deref().map(ScannedUser::Named),
         payload: &event.payload,
     }
 }
@@ -86,8 +93,8 @@ proptest! {
     fn exactly_what_is_meant_is_shown(
         requests in prop::collection::vec(prop::collection::vec(any_event(), 1..60), 1..6),
         merged: bool,
-        bounds: [prop::sample::Index; 3],
-        given: [bool; 3],
+        bounds: [prop::sample::Index; 5],
+        given: [bool; 5],
     ) {
         let mut blocks = Blocks::new();
         for request in &requests {
@@ -102,12 +109,17 @@ proptest! {
             tenant: given[0].then(|| one(0).tenant.to_string()),
             from: given[1].then(|| one(1).time),
             to: given[2].then(|| one(2).time),
+            source: one(3).source.as_ref().filter(|_| given[3]).map(ToString::to_string),
+            event_types: one(4).event_type.iter().filter(|_| given[4]).map(ToString::to_string).collect(),
+            payloads: given[0],
             limit: u64::MAX,
         };
         let mut expected: Vec<Shown> = all
             .iter()
             .filter(|event| {
                 query.tenant.as_deref().is_none_or(|it| it == event.tenant)
+                    && query.source.as_deref().is_none_or(|it| event.source.as_deref() == Some(it))
+                    && query.event_types.iter().all(|it| event.event_type.as_ref() == Some(&it.into()))
                     && query.from.is_none_or(|it| event.time >= it)
                     && query.to.is_none_or(|it| event.time < it)
             })

@@ -1,7 +1,7 @@
 //! The columns that a scan needs: what else there is of a block is not decoded.
 
 use super::{Field, Garbage, Input, Texts, decompress, split};
-use crate::model::event::{EventTime, ScannedEvent};
+use crate::model::event::{EventTime, ScannedEvent, ScannedUser};
 use crate::model::time::Timestamp;
 
 /// The decompressed data of a block, for a scan.
@@ -78,7 +78,7 @@ impl<'a> Scanned<'a> {
             tenant: self.tenant.next().ok()??,
             source: self.source.next().ok()?,
             event_type: self.kind.next().ok()?,
-            user: self.user.next().ok()?,
+            user: self.user.next().ok()?.map(ScannedUser::Named),
             payload: self.payloads.next()?,
         })
     }
