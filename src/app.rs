@@ -7,6 +7,7 @@ use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
 use thiserror::Error;
 
+use crate::bus::{Bus, OpenBusError};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::http::{self, HttpState};
@@ -22,12 +23,18 @@ const GRACE: Duration = Duration::from_secs(3);
 /// threads that hang up to half a second after.
 const STOP: Duration = Duration::from_secs(4);
 
+/// How long of that the messages in hand may take to be committed.
+const HANDS: Duration = Duration::from_secs(2);
+
 /// Why the service did not start, or stopped with an error.
 #[derive(Debug, Error)]
 pub enum AppError {
     /// The data directory was not opened, or a queue could not be made.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The bus was not opened.
+    #[error(transparent)]
+    Bus(#[from] OpenBusError),
     /// The HTTP server did not start or did not end well.
     #[error("{0}")]
     Server(String),
@@ -48,10 +55,14 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         retention: settings.retention,
         events: settings.events,
     };
+    // First, for nothing has begun yet if it is refused.
+    let bus = Bus::open(settings.bus.as_ref(), &clock, &metrics).await?;
     tracing::info!("opening the store in {}", store.dir.display());
     let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
     let keeper = tokio::spawn(jobs.events().clone().keep_house());
-    let state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
+    let consumers = jobs.events().clone().over(bus.clone()).consume();
+    let state = HttpState::new(jobs.clone(), metrics, clock.clone(), settings.max_body);
+    let state = state.over(bus.clone());
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
             let config = rocket.config();
@@ -73,7 +84,12 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
     };
     tracing::info!("stopping: batches that run may end");
     keeper.abort();
-    jobs.stop(GRACE, STOP).await;
+    let began = clock.now().mono;
+    consumers.stop(HANDS).await;
+    bus.close().await;
+    let took = clock.now().mono.saturating_sub(began);
+    jobs.stop(GRACE.saturating_sub(took), STOP.saturating_sub(took))
+        .await;
     served
 }
 

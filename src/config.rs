@@ -5,6 +5,7 @@
 
 pub(crate) use section::duration;
 
+mod bus;
 mod queues;
 mod section;
 
@@ -19,6 +20,7 @@ use rocket::figment::{self, Figment, Metadata, Profile, Provider, util};
 use thiserror::Error;
 use tracing::Level;
 
+use crate::model::bus::BusSettings;
 use crate::model::event::{ColdSettings, EventsSettings};
 use crate::model::queue::{QueueName, QueueSettings};
 use section::Section;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub log_level: Level,
     /// The bounds of events.
     pub events: EventsSettings,
+    /// Where events wait until they are committed; `None` if they go straight to the store.
+    pub bus: Option<BusSettings>,
     /// All queues; always has `default`.
     pub queues: BTreeMap<QueueName, QueueSettings>,
 }
@@ -169,6 +173,7 @@ impl Settings {
     fn read(root: &Section<'_>) -> Result<Self, ConfigError> {
         root.allow(&[
             "accept_loss",
+            "bus",
             "data_dir",
             "events",
             "keep_ended",
@@ -222,6 +227,7 @@ impl Settings {
             log: log.unwrap_or_default(),
             log_level: root.choice("log_level", &levels)?.unwrap_or(Level::INFO),
             events,
+            bus: bus::read(&root.section("bus")?)?,
             queues: queues::read(&root.section("queues")?)?,
         })
     }

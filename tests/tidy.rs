@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 10] = [
     &["clock", "config"],
     &["telemetry"],
     &["rollups"],
-    &["store"],
+    &["store", "bus"],
     &["analytics", "events"],
     &["jobs"],
     &["http"],

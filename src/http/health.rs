@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::HttpState;
 use super::error::{Code, Problem};
+use crate::model::bus::BusState;
 use crate::store::StoreState;
 
 /// Mounts the resource.
@@ -64,35 +65,45 @@ pub(super) struct Components {
     store: Component,
     /// Whether batches are started.
     scheduler: Component,
+    /// Whether events are taken; only where there is a bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nats: Option<Component>,
 }
 
 /// The state of one part.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Component {
-    /// `ok`, or what else it is: `full`, `failed`, `stopped`.
+    /// `ok`, or what else it is: `full`, `failed`, `stopped`, `away`.
     #[schema(example = "ok")]
     state: &'static str,
     /// More about it, if it isn't `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'static str>,
+    /// How many messages with events wait to be committed; of `nats`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag: Option<u64>,
 }
 
 impl Component {
     const OK: Self = Self {
         state: "ok",
         detail: None,
+        lag: None,
     };
 
     const fn not_ok(state: &'static str, detail: &'static str) -> Self {
         Self {
             state,
             detail: Some(detail),
+            lag: None,
         }
     }
 }
 
+const AWAY: Component = Component::not_ok("away", "NATS does not answer; events are refused");
+
 impl Components {
-    fn of(store: &StoreState, schedulers_run: bool) -> Self {
+    fn of(store: &StoreState, schedulers_run: bool, bus: Option<BusState>) -> Self {
         Self {
             store: match store {
                 StoreState::Ok => Component::OK,
@@ -110,11 +121,17 @@ impl Components {
             } else {
                 Component::not_ok("stopped", "no batch is started: the service shuts down")
             },
+            nats: bus.map(|bus| Component {
+                lag: Some(bus.lag),
+                ..if bus.up { Component::OK } else { AWAY }
+            }),
         }
     }
 
     fn all_ok(&self) -> bool {
-        self.store == Component::OK && self.scheduler == Component::OK
+        let nats = self.nats.iter();
+        let mut all = [&self.store, &self.scheduler].into_iter().chain(nats);
+        all.all(|component| component.state == Component::OK.state)
     }
 }
 
@@ -162,7 +179,11 @@ pub(super) fn liveness() -> (ContentType, String) {
     ))]
 #[get("/ready")]
 pub(super) fn ready(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
-    let components = Components::of(&state.jobs.store().state(), state.jobs.schedulers_run());
+    let components = Components::of(
+        &state.jobs.store().state(),
+        state.jobs.schedulers_run(),
+        state.events.bus.state(),
+    );
     if components.all_ok() {
         return Ok(json(&Ready {
             status: "ready",
@@ -188,11 +209,15 @@ mod tests {
 
     #[test]
     fn ready_needs_every_part() {
-        assert!(Components::of(&StoreState::Ok, true).all_ok());
-        assert!(!Components::of(&StoreState::Full, true).all_ok());
-        assert!(!Components::of(&StoreState::Ok, false).all_ok());
-        let failed = Components::of(&StoreState::Failed("/secret/path".into()), true);
+        assert!(Components::of(&StoreState::Ok, true, None).all_ok());
+        assert!(!Components::of(&StoreState::Full, true, None).all_ok());
+        assert!(!Components::of(&StoreState::Ok, false, None).all_ok());
+        let failed = Components::of(&StoreState::Failed("/secret/path".into()), true, None);
         assert_eq!(failed.store.state, "failed");
+        let over = |up| Components::of(&StoreState::Ok, true, Some(BusState { up, lag: 7 }));
+        assert!(over(true).all_ok(), "a lag is no failure");
+        assert!(!over(false).all_ok());
+        assert_eq!(over(false).nats.unwrap().lag, Some(7));
         assert!(!serde_json::to_string(&failed).unwrap().contains("secret"));
     }
 }

@@ -5,6 +5,8 @@
 //! those past the bound are counted as `other`.
 
 mod bounded;
+#[cfg(feature = "cluster")]
+mod bus;
 mod events;
 
 use std::fmt;
@@ -72,6 +74,8 @@ struct Inner {
     run: Histogram,
     delay: Histogram,
     events: EventMetrics,
+    #[cfg(feature = "cluster")]
+    bus: bus::BusMetrics,
 }
 
 /// Families keep what was counted; the handles below are found faster.
@@ -190,8 +194,12 @@ impl Metrics {
             Histogram::new(DELAY_BUCKETS),
         );
         let events = EventMetrics::new(&mut registry);
+        #[cfg(feature = "cluster")]
+        let bus = bus::BusMetrics::new(&mut registry);
         Self(Arc::new(Inner {
             registry,
+            #[cfg(feature = "cluster")]
+            bus,
             events,
             queues: Bounded::new(MAX_QUEUES),
             endpoints: Bounded::new(MAX_ENDPOINTS),

@@ -46,8 +46,7 @@ pub(crate) fn installed(program: &str, package: &str) -> Option<PathBuf> {
         assert!(std::env::var_os("CI").is_none(), "{program} is missing");
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         // Not `eprintln`: that is shown of failed tests only.
-        let line =
-            format!("skipped {test}: {program} is not installed (apt install {package})\n");
+        let line = format!("skipped {test}: {program} is not installed (apt install {package})\n");
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
     found
@@ -225,12 +224,25 @@ pub(crate) fn database() -> Option<String> {
 pub(crate) fn psql(url: &str, sql: &str) -> Result<String, String> {
     let program = installed("psql", "postgresql").ok_or("psql is not installed")?;
     let output = Command::new(program)
-        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, url])
+        .args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            sql,
+            url,
+        ])
         .stdin(Stdio::null())
         .output()
         .unwrap();
     if output.status.success() {
-        Ok(String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
+        Ok(String::from_utf8(output.stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned())
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
