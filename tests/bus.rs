@@ -1,8 +1,11 @@
 //! Events over the bus: the real binary and a real NATS server, which is stopped, killed and filled.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![cfg(target_os = "linux")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/http.rs"]
 mod http;
 #[path = "support/server.rs"]
@@ -19,6 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use backing::Backing;
+use disk::Disk;
 use http::Reply;
 use server::{Server, Setup, poll};
 
@@ -26,7 +30,7 @@ use server::{Server, Setup, poll};
 struct World {
     nats: Backing,
     setup: Setup,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl World {
@@ -35,11 +39,7 @@ impl World {
         let home = tempfile::tempdir().unwrap();
         let url = format!("nats://{}", nats.address());
         let setup = Setup::fast(home.path()).with("TOLLGATE_BUS__URL", url);
-        Some(Self {
-            nats,
-            setup,
-            _home: home,
-        })
+        Some(Self { nats, setup, home })
     }
 
     fn with(mut self, key: &str, value: &str) -> Self {
@@ -449,6 +449,44 @@ fn what_waits_in_the_stream_outlives_a_kill_of_the_service() {
     assert!(status.success(), "{log}");
     let server = world.setup.start();
     assert_eq!(stats(&server).1, sent);
+}
+
+#[test]
+fn messages_wait_for_a_full_disk_and_are_no_dead_letters() {
+    let Some(world) = World::new() else { return };
+    // Were a delivery used up by the store, this would be the last one.
+    let mut world = world.with("TOLLGATE_BUS__MAX_DELIVER", "1");
+    let (disk, setup) = Disk::behind(world.setup, world.home.path());
+    world.setup = setup;
+    let server = world.setup.start();
+    assert_eq!(post(&server, "/events", &events(0, 10)).status, 202);
+    await_received(&server, 10);
+
+    disk.is_full();
+    assert_eq!(post(&server, "/events", &events(10, 10)).status, 202);
+    poll("the store has refused", || {
+        server.log().contains("wait for the store").then_some(())
+    });
+    assert_eq!(stats(&server).0, 10);
+    // Not by a stop either, which is as quick as any: what is in hand is given back.
+    let (status, log) = server.terminate();
+    assert!(status.success(), "{log}");
+    disk.works();
+    let server = world.setup.start();
+    poll("they are committed", || {
+        (stats(&server) == (20, 20, 0)).then_some(())
+    });
+
+    disk.is_full();
+    assert_eq!(post(&server, "/events", &events(20, 10)).status, 202);
+    poll("the store has refused", || {
+        server.log().contains("wait for the store").then_some(())
+    });
+    disk.works();
+    poll("they are committed, too", || {
+        (stats(&server) == (30, 30, 0)).then_some(())
+    });
+    assert!(metric(&server, "bus_dead_lettered_total") < 0.5);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
 use super::codec::MAX_MESSAGE;
@@ -70,7 +70,7 @@ struct Inner {
     settings: BusSettings,
     clock: Clock,
     metrics: Metrics,
-    in_flight: Semaphore,
+    in_flight: InFlight,
     /// `None` until the stream and its consumer are known to be there.
     consumer: watch::Sender<Option<PullConsumer>>,
     lag: watch::Sender<u64>,
@@ -103,7 +103,7 @@ impl Nats {
             settings: settings.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT as usize),
+            in_flight: InFlight::new(),
             consumer: watch::Sender::new(None),
             lag: watch::Sender::new(0),
             keeper: Mutex::default(),
@@ -172,19 +172,15 @@ impl Nats {
             },
             None => None,
         };
-        let info = match info {
-            Some(info) => info,
-            None => {
-                let made = setup::stream_and_consumer(
-                    &inner.jetstream,
-                    &inner.settings,
-                    inner.client.max_payload(),
-                )
+        let info = if let Some(info) = info {
+            info
+        } else {
+            let (jetstream, client) = (&inner.jetstream, &inner.client);
+            let made = setup::stream_and_consumer(jetstream, &inner.settings, client.max_payload())
                 .await?;
-                let info = made.cached_info().clone();
-                inner.consumer.send_replace(Some(made));
-                info
-            }
+            let info = made.cached_info().clone();
+            inner.consumer.send_replace(Some(made));
+            info
         };
         let lag = info.num_pending.saturating_add(info.num_ack_pending as u64);
         inner.lag.send_replace(lag);
@@ -218,13 +214,8 @@ impl Nats {
     /// Sends messages; when it returns, the stream has them all.
     pub(crate) async fn publish(&self, messages: Vec<Vec<u8>>) -> Result<(), BusError> {
         let inner = &self.0;
-        let bytes: usize = messages.iter().map(Vec::len).sum();
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        // A request larger than the bound goes alone.
-        let permit = inner
-            .in_flight
-            .try_acquire_many(kib.clamp(1, MAX_IN_FLIGHT));
-        let _permit = permit.map_err(|_| BusError::Busy)?;
+        let bytes = messages.iter().map(Vec::len).sum();
+        let _place = inner.in_flight.take(bytes).ok_or(BusError::Busy)?;
         if !self.state().up {
             return Err(BusError::Away);
         }
@@ -262,6 +253,22 @@ impl Nats {
             // Acknowledgements that don't get out come to nothing worse than a second delivery.
             let _ = tokio::time::timeout(FLUSH, self.0.client.flush()).await;
         }
+    }
+}
+
+/// The bytes of messages on their way, bounded.
+struct InFlight(Semaphore);
+
+impl InFlight {
+    const fn new() -> Self {
+        Self(Semaphore::const_new(MAX_IN_FLIGHT as usize))
+    }
+
+    /// A place for so many bytes; `None` if there are too many already. A request with more than the
+    /// bound goes alone.
+    fn take(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        self.0.try_acquire_many(kib.clamp(1, MAX_IN_FLIGHT)).ok()
     }
 }
 
@@ -330,5 +337,26 @@ fn refusal(error: &PublishError) -> BusError {
             tracing::warn!("NATS took no message: {answer}");
             BusError::Away
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_bytes_are_on_their_way_and_no_more() {
+        let bound = MAX_IN_FLIGHT as usize * 1024;
+        let in_flight = InFlight::new();
+        let most = in_flight.take(bound - 1024);
+        assert!(most.is_some());
+        assert!(in_flight.take(1025).is_none());
+        let last = in_flight.take(1024);
+        assert!(last.is_some());
+        assert!(in_flight.take(1).is_none());
+        drop((most, last));
+        let alone = in_flight.take(usize::MAX);
+        assert!(alone.is_some());
+        assert!(in_flight.take(1).is_none());
     }
 }

@@ -60,8 +60,10 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
             _ => line,
         })
         .filter(|line| {
-            !["upstream", "seed", "acme", "after", "dir", "url"]
+            let bus = ["url", "replicas", "max_bytes", "max_deliver"];
+            !["upstream", "seed", "acme", "after", "dir"]
                 .iter()
+                .chain(&bus)
                 .any(|it| line.starts_with(it))
         })
         .flat_map(|line| [line, "\n"])
@@ -172,7 +174,7 @@ fn a_bad_value_in_the_file_is_named_with_what_is_allowed() {
     let table = [
         (
             "colour = 1".to_owned(),
-            "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, \
+            "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, bus, \
              data_dir, events, keep_ended, log_format, log_level, max_body, queues, retention"
                 .to_owned(),
         ),
@@ -405,6 +407,11 @@ fn the_cold_tier_is_off_until_an_age_is_set() {
 #[test]
 fn a_bus_is_set_by_its_url_and_never_shown_with_its_password() {
     assert_eq!(load("", &[]).unwrap().bus, None);
+    let only = load("bus.url = \"nats://h\"", &[]).unwrap().bus.unwrap();
+    assert_eq!(
+        (only.replicas, only.max_bytes, only.max_deliver),
+        (1, 1 << 30, 5)
+    );
     let one = ("TOLLGATE_BUS__URL", "nats://me:secret@a:4222, tls://b");
     let settings = load("bus.max_bytes = \"2MiB\"\nbus.replicas = 3", &[one]).unwrap();
     let bus = settings.bus.unwrap();

@@ -89,7 +89,9 @@ proptest! {
         count in prop_oneof![0_u32..8, Just(u32::MAX)],
     ) {
         let mut body = Body::default();
-        events.iter().for_each(|event| body.put(event));
+        for event in &events {
+            body.put(event);
+        }
         let mut raw = length(body.numbers.len()).to_vec();
         raw.extend_from_slice(&body.numbers);
         raw.extend_from_slice(&body.text);
