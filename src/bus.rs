@@ -62,6 +62,10 @@ impl Bus {
     ///
     /// Servers that can't be reached are tried on and on in the background; a refusal that will not
     /// pass (wrong credentials, a stream that is set up otherwise) is an error.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_async, reason = "a bus is reached over the network")
+    )]
     pub async fn open(
         settings: Option<&BusSettings>,
         clock: &Clock,
@@ -92,6 +96,10 @@ impl Bus {
     }
 
     /// Ends what it does in the background, and sends what is still to be sent.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_async, reason = "a bus is reached over the network")
+    )]
     pub async fn close(&self) {
         match self {
             Self::Local => {}

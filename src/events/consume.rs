@@ -53,14 +53,10 @@ const MAX_DOUBLINGS: u32 = 5;
 const MAX_RECENT: usize = 100_000;
 
 /// Starts the tasks.
-pub(super) fn start(
-    events: &Events,
-    nats: &Nats,
-    stopping: &watch::Sender<bool>,
-    tasks: &mut JoinSet<()>,
-) {
+pub(super) fn start(events: &Events, nats: &Nats, stopping: &watch::Sender<bool>) -> JoinSet<()> {
     let recent = Arc::new(Mutex::new(Recent::new(MAX_RECENT)));
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let mut tasks = JoinSet::new();
     for _ in 0..cores.clamp(2, MAX_TASKS) {
         let consumer = Consumer {
             events: events.clone(),
@@ -70,6 +66,7 @@ pub(super) fn start(
         };
         tasks.spawn(consumer.run());
     }
+    tasks
 }
 
 /// One of the tasks.

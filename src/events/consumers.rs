@@ -19,12 +19,11 @@ impl Events {
     #[must_use]
     pub fn consume(&self) -> Consumers {
         let stopping = watch::Sender::new(false);
-        let mut tasks = JoinSet::new();
-        match &self.bus {
-            Bus::Local => {}
+        let tasks = match &self.bus {
+            Bus::Local => JoinSet::new(),
             #[cfg(feature = "cluster")]
-            Bus::Nats(nats) => super::consume::start(self, nats, &stopping, &mut tasks),
-        }
+            Bus::Nats(nats) => super::consume::start(self, nats, &stopping),
+        };
         Consumers { stopping, tasks }
     }
 }

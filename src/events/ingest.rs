@@ -14,7 +14,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Events;
 use super::parse::{self, Parsed, Refusal, Request};
-use crate::bus::{Bus, BusError};
+#[cfg(feature = "cluster")]
+use crate::bus::Bus;
+use crate::bus::BusError;
 use crate::model::event::{Event, Receipt};
 use crate::model::offence::Offences;
 use crate::model::time::Timestamp;
