@@ -6,6 +6,8 @@
 mod backing;
 #[path = "support/disk.rs"]
 mod disk;
+#[path = "support/home.rs"]
+mod home;
 #[path = "support/http.rs"]
 mod http;
 #[path = "support/server.rs"]
@@ -23,6 +25,7 @@ use tempfile::TempDir;
 
 use backing::Backing;
 use disk::Disk;
+use home::{Home, err, told};
 use http::Reply;
 use server::{Server, Setup, poll};
 
@@ -487,6 +490,29 @@ fn messages_wait_for_a_full_disk_and_are_no_dead_letters() {
         (stats(&server) == (30, 30, 0)).then_some(())
     });
     assert!(metric(&server, "bus_dead_lettered_total") < 0.5);
+}
+
+#[test]
+fn publish_waits_for_the_commits_and_import_says_queued() {
+    let Some(world) = World::new() else { return };
+    let server = world.setup.start();
+    let (home, url) = (Home::new(), format!("http://{}", server.address()));
+    let sent = home.run(&url, &["publish", "--events", "1000", "--seed", "7"]);
+    assert!(sent.status.success(), "{}", err(&sent));
+    assert_eq!(stats(&server), (1000, 800, 200));
+
+    home.write(
+        "log.jsonl",
+        "{\"event_id\":\"1\",\"timestamp\":\"2026-11-21T04:11:21Z\"}\n",
+    );
+    let imported = home.run(&url, &["import", "--json", "log.jsonl"]);
+    assert!(imported.status.success(), "{}", err(&imported));
+    assert_eq!(
+        told(&imported),
+        json!({"rows": 1, "accepted": 0, "duplicates": 0, "queued": 1, "rejected": 0,
+            "rejects": null})
+    );
+    await_received(&server, 1001);
 }
 
 #[test]
