@@ -7,6 +7,7 @@ use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
 use thiserror::Error;
 
+use crate::bus::{Bus, OpenBusError};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::http::{self, HttpState};
@@ -23,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(3);
 /// threads that hang up to half a second after.
 const STOP: Duration = Duration::from_secs(4);
 
+/// How long of that the messages in hand may take to be committed.
+const HANDS: Duration = Duration::from_secs(2);
+
 /// Why the service did not start, or stopped with an error.
 #[derive(Debug, Error)]
 pub enum AppError {
@@ -32,6 +36,9 @@ pub enum AppError {
     /// Redis can't be used as it is set.
     #[error("{0}")]
     Quota(String),
+    /// The bus was not opened.
+    #[error(transparent)]
+    Bus(#[from] OpenBusError),
     /// The HTTP server did not start or did not end well.
     #[error("{0}")]
     Server(String),
@@ -52,13 +59,17 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         retention: settings.retention,
         events: settings.events,
     };
+    // First, for nothing has begun yet if it is refused.
+    let bus = Bus::open(settings.bus.as_ref(), &clock, &metrics).await?;
     tracing::info!("opening the store in {}", store.dir.display());
     let shared = Shared::connect(&settings.quota, &clock, &metrics).map_err(AppError::Quota)?;
     let quota = Quota::new(settings.quota.rate, &shared, &clock);
     let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
     let keeper = tokio::spawn(jobs.events().clone().keep_house());
     jobs.share_keys(shared.clone());
-    let mut state = HttpState::new(jobs.clone(), metrics, clock, settings.max_body);
+    let consumers = jobs.events().clone().over(bus.clone()).consume();
+    let state = HttpState::new(jobs.clone(), metrics, clock.clone(), settings.max_body);
+    let mut state = state.over(bus.clone());
     (state.quota, state.shared) = (quota, shared);
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
@@ -81,7 +92,12 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
     };
     tracing::info!("stopping: batches that run may end");
     keeper.abort();
-    jobs.stop(GRACE, STOP).await;
+    let began = clock.now().mono;
+    consumers.stop(HANDS).await;
+    bus.close().await;
+    let took = clock.now().mono.saturating_sub(began);
+    jobs.stop(GRACE.saturating_sub(took), STOP.saturating_sub(took))
+        .await;
     served
 }
 

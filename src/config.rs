@@ -5,6 +5,7 @@
 
 pub(crate) use section::duration;
 
+mod bus;
 mod queues;
 mod quota;
 mod section;
@@ -20,6 +21,7 @@ use rocket::figment::{self, Figment, Metadata, Profile, Provider, util};
 use thiserror::Error;
 use tracing::Level;
 
+use crate::model::bus::BusSettings;
 use crate::model::event::{ColdSettings, EventsSettings};
 use crate::model::queue::{QueueName, QueueSettings};
 use crate::model::quota::QuotaSettings;
@@ -60,6 +62,8 @@ pub struct Settings {
     pub quota: QuotaSettings,
     /// The bounds of events.
     pub events: EventsSettings,
+    /// Where events wait until they are committed; `None` if they go straight to the store.
+    pub bus: Option<BusSettings>,
     /// All queues; always has `default`.
     pub queues: BTreeMap<QueueName, QueueSettings>,
 }
@@ -173,6 +177,7 @@ impl Settings {
     fn read(root: &Section<'_>, rocket: &rocket::Config) -> Result<Self, ConfigError> {
         root.allow(&[
             "accept_loss",
+            "bus",
             "data_dir",
             "events",
             "keep_ended",
@@ -228,6 +233,7 @@ impl Settings {
             log_level: root.choice("log_level", &levels)?.unwrap_or(Level::INFO),
             quota: quota::read(&root.section("quota")?, rocket.address.is_loopback())?,
             events,
+            bus: bus::read(&root.section("bus")?)?,
             queues: queues::read(&root.section("queues")?)?,
         })
     }

@@ -1,18 +1,25 @@
 //! Events: what others push is accepted once, kept, and read back.
 
 mod cold;
+#[cfg(feature = "cluster")]
+mod consume;
+mod consumers;
 mod housekeeping;
 mod ingest;
 pub mod json;
 pub mod parse;
 pub mod part;
+#[cfg(feature = "cluster")]
+mod queued;
 
 use std::sync::Arc;
 
+use crate::bus::Bus;
 use crate::clock::Clock;
 pub use crate::model::event::EventsSettings;
 use crate::store::Store;
 use crate::telemetry::Metrics;
+pub use consumers::Consumers;
 pub use ingest::{EventReceipt, IngestError, Ingested, Outcome};
 
 /// The handle to all events. Cheap to clone.
@@ -26,6 +33,8 @@ pub struct Events {
     pub metrics: Metrics,
     /// The bounds.
     pub settings: EventsSettings,
+    /// Where the events of clients go first.
+    pub bus: Bus,
     /// Lets in few large bodies at a time.
     gate: Arc<ingest::Gate>,
 }
@@ -39,8 +48,15 @@ impl Events {
             clock,
             metrics,
             settings,
+            bus: Bus::Local,
             gate: Arc::default(),
         }
+    }
+
+    /// The same, with the events of clients going over `bus`.
+    #[must_use]
+    pub fn over(self, bus: Bus) -> Self {
+        Self { bus, ..self }
     }
 
     /// Merges small blocks, erases old events and moves others to the cold tier, until the store is

@@ -2,6 +2,7 @@
 
 pub mod analytics;
 pub mod app;
+pub mod bus;
 pub mod cli;
 pub mod clock;
 pub mod config;

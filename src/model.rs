@@ -4,6 +4,7 @@
 //! above pass these types on and check nothing again.
 
 pub mod batch;
+pub mod bus;
 pub mod change;
 pub mod event;
 pub mod id;

@@ -3,73 +3,17 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/http.rs"]
 mod http;
 #[path = "support/server.rs"]
 mod server;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
+use disk::Disk;
 use http::{Connection, Reply};
 use serde_json::json;
 use server::{Setup, poll};
-
-/// The switch of the preloaded library.
-struct Disk {
-    switch: PathBuf,
-}
-
-impl Disk {
-    /// Compiles the library and adds it to `setup`; the disk works until told otherwise.
-    fn behind(setup: Setup, home: &Path) -> (Self, Setup) {
-        let library = home.join("shim.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim.c");
-        let compiled = Command::new("cc")
-            .args([
-                "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o",
-            ])
-            .args([library.as_os_str(), source.as_ref(), "-ldl".as_ref()])
-            .status()
-            .expect("cc, which links Rust programs too");
-        assert!(compiled.success());
-        let disk = Self {
-            switch: home.join("disk"),
-        };
-        let data = setup.data_dir();
-        fs::create_dir_all(&data).unwrap();
-        let setup = setup
-            .with("LD_PRELOAD", library)
-            .with("DISK_FAULT_DIR", data.canonicalize().unwrap())
-            .with("DISK_FAULT_FILE", &disk.switch);
-        disk.works();
-        (disk, setup)
-    }
-
-    fn works(&self) {
-        self.set("");
-    }
-
-    fn syncs_fail(&self) {
-        self.set("sync");
-    }
-
-    fn syncs_hang(&self) {
-        self.set("hang");
-    }
-
-    fn is_full(&self) {
-        self.set("full");
-    }
-
-    /// Replaces the file at once, so that the library never reads half of it.
-    fn set(&self, mode: &str) {
-        let new = self.switch.with_extension("new");
-        fs::write(&new, mode).unwrap();
-        fs::rename(new, &self.switch).unwrap();
-    }
-}
 
 fn submit(connection: &mut Connection, ids: &[i64]) -> Reply {
     let body = json!({"ids": ids, "priority": "MEDIUM"}).to_string();

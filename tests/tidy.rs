@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 10] = [
     &["clock", "config"],
     &["telemetry"],
     &["rollups"],
-    &["quota", "store"],
+    &["bus", "quota", "store"],
     &["analytics", "events"],
     &["jobs"],
     &["http"],

@@ -108,6 +108,9 @@ struct Tally {
     rows: u64,
     accepted: u64,
     duplicates: u64,
+    /// Taken by the server's bus, to be counted when they are committed.
+    #[serde(default, skip_serializing_if = "output::is_zero")]
+    queued: u64,
     rejected: u64,
 }
 
@@ -316,6 +319,7 @@ impl Import {
         self.tally.rows += outcome.rows;
         self.tally.accepted += outcome.accepted;
         self.tally.duplicates += outcome.duplicates;
+        self.tally.queued += outcome.queued;
         self.tally.rejected += u64::try_from(outcome.rejects.len()).unwrap_or(0);
         self.rejects
             .add(outcome.rejects)
@@ -366,8 +370,12 @@ impl Import {
                 ("rows", tally.rows),
                 ("accepted", tally.accepted),
                 ("duplicates", tally.duplicates),
+                ("queued", tally.queued),
                 ("rejected", tally.rejected),
             ] {
+                if name == "queued" && count == 0 {
+                    continue;
+                }
                 output::line(&format!("{name:<10} {}", HumanCount(count)))?;
             }
             output::line(&format!("{:<10} {seconds:.1}", "seconds"))?;

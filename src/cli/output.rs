@@ -36,3 +36,13 @@ pub(super) fn note(text: &str) {
     let start = if err.is_terminal() { "\r\x1b[K" } else { "" };
     let _ = writeln!(err, "{start}{text}");
 }
+
+/// Whether a count is left out of JSON.
+// Serde hands over a reference.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
+pub(super) fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

@@ -62,7 +62,18 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
         })
         .filter(|line| {
             ![
-                "upstream", "seed", "acme", "after", "dir", "enabled", "requests", "per", "url",
+                "upstream",
+                "seed",
+                "acme",
+                "after",
+                "dir",
+                "enabled",
+                "requests",
+                "per",
+                "url",
+                "replicas",
+                "max_bytes",
+                "max_deliver",
             ]
             .iter()
             .any(|it| line.starts_with(it))
@@ -175,9 +186,8 @@ fn a_bad_value_in_the_file_is_named_with_what_is_allowed() {
     let table = [
         (
             "colour = 1".to_owned(),
-            "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, \
-             data_dir, events, keep_ended, log_format, log_level, max_body, queues, quota, \
-             retention"
+            "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, bus, \
+             data_dir, events, keep_ended, log_format, log_level, max_body, queues, quota, retention"
                 .to_owned(),
         ),
         (
@@ -404,4 +414,40 @@ fn the_cold_tier_is_off_until_an_age_is_set() {
         let error = format!("{key} (set in Rocket.toml): {problem}");
         assert_eq!(cold(&format!("events.cold.{line}")), Err(error));
     }
+}
+
+#[test]
+fn a_bus_is_set_by_its_url_and_never_shown_with_its_password() {
+    assert_eq!(load("", &[]).unwrap().bus, None);
+    let only = load("bus.url = \"nats://h\"", &[]).unwrap().bus.unwrap();
+    assert_eq!(
+        (only.replicas, only.max_bytes, only.max_deliver),
+        (1, 1 << 30, 5)
+    );
+    let one = ("TOLLGATE_BUS__URL", "nats://me:secret@a:4222, tls://b");
+    let settings = load("bus.max_bytes = \"2MiB\"\nbus.replicas = 3", &[one]).unwrap();
+    let bus = settings.bus.unwrap();
+    assert_eq!(bus.servers, ["nats://me:secret@a:4222", "tls://b"]);
+    assert_eq!(
+        (bus.replicas, bus.max_bytes, bus.max_deliver),
+        (3, 2 << 20, 5)
+    );
+    assert!(!format!("{bus:?}").contains("secret"));
+    for url in [
+        "",
+        "http://me:secret@a",
+        "nats://me:secret@a,",
+        "me:secret@a:4222",
+    ] {
+        let refused = load("", &[("TOLLGATE_BUS__URL", url)]).unwrap_err();
+        assert!(
+            refused.starts_with("bus.url (set by TOLLGATE_BUS__URL): is no URL"),
+            "{refused}"
+        );
+        assert!(!refused.contains("secret"), "{refused}");
+    }
+    assert_eq!(
+        load("bus.replicas = 3", &[]).unwrap_err(),
+        "bus.replicas (set in Rocket.toml): is used only with url, which is not set"
+    );
 }

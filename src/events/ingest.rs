@@ -4,6 +4,7 @@
 //! body ──▶ parse ──▶ Store::prepare ──▶ Store::append (one sync) ──▶ receipts
 //!          └── on a thread for blocking work, if the body is large ──┘
 //! ```
+//! Over a bus the second half is another one: see `queued`.
 
 use std::sync::Arc;
 
@@ -13,6 +14,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Events;
 use super::parse::{self, Parsed, Refusal, Request};
+#[cfg(feature = "cluster")]
+use crate::bus::Bus;
+use crate::bus::BusError;
 use crate::model::event::{Event, Receipt};
 use crate::model::offence::Offences;
 use crate::model::time::Timestamp;
@@ -39,6 +43,9 @@ pub enum IngestError {
     /// Too many large bodies wait.
     #[error("more than {MAX_WAITING} large requests wait to be stored")]
     Busy,
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -58,6 +65,8 @@ pub struct Ingested {
     pub accepted: u64,
     /// How many were duplicates.
     pub duplicates: u64,
+    /// How many the bus took, if there is one; the other two counts are then zero.
+    pub queued: Option<u64>,
     /// How many broke a rule.
     pub rejected: u64,
     /// What is wrong with those.
@@ -80,12 +89,14 @@ pub struct EventReceipt {
 pub enum Outcome {
     /// It reached the store.
     Stored(Receipt),
+    /// It reached the bus, and will reach the store.
+    Queued,
     /// It broke a rule.
     Rejected,
 }
 
 impl Events {
-    /// Stores the events of a body. When it returns, they are on disk.
+    /// Takes the events of a body. When it returns, they are on disk: in the store, or on the bus.
     pub async fn ingest<B>(
         &self,
         body: B,
@@ -95,35 +106,58 @@ impl Events {
     where
         B: AsRef<[u8]> + Send + 'static,
     {
-        let began = self.clock.now();
         let step = Step {
-            store: self.store.clone(),
-            metrics: self.metrics.clone(),
             request,
             with_receipts,
-            now: began.wall,
+            now: self.clock.now().wall,
         };
-        let ready = if body.as_ref().len() <= SMALL {
-            step.prepare(body.as_ref())
-        } else {
-            match self.gate.enter().await {
-                Some(_permit) => blocking(move || step.prepare(body.as_ref())).await,
-                None => Err(IngestError::Busy),
+        let done = match &self.bus {
+            // What was refused before is put right by a person, who wants to know what became of it.
+            #[cfg(feature = "cluster")]
+            Bus::Nats(nats) if request.route != parse::Route::Again => {
+                self.enqueue(nats, body, step).await
             }
-        };
-        let done = match ready {
-            Ok(ready) => self.append_ready(ready).await,
-            Err(error) => Err(error),
+            _ => self.store_all(body, step).await,
         };
         match &done {
-            Ok(done) => {
-                self.metrics
-                    .ingestion(self.clock.now().mono.saturating_sub(began.mono));
-                self.count_rejected(done.rejected);
-            }
+            Ok(done) => self.count_rejected(done.rejected),
             Err(error) => self.count_failure(error),
         }
         done
+    }
+
+    /// Straight into the store.
+    async fn store_all<B>(&self, body: B, step: Step) -> Result<Ingested, IngestError>
+    where
+        B: AsRef<[u8]> + Send + 'static,
+    {
+        let began = self.clock.now().mono;
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let ready = self
+            .on_a_core(body, move |body| step.prepare(body, &store, &metrics))
+            .await?;
+        let done = self.append_ready(ready).await?;
+        self.metrics
+            .ingestion(self.clock.now().mono.saturating_sub(began));
+        Ok(done)
+    }
+
+    /// Does what takes time of a core: here, if the body is small.
+    pub(super) async fn on_a_core<B, T: Send + 'static>(
+        &self,
+        body: B,
+        work: impl FnOnce(&[u8]) -> Result<T, IngestError> + Send + 'static,
+    ) -> Result<T, IngestError>
+    where
+        B: AsRef<[u8]> + Send + 'static,
+    {
+        if body.as_ref().len() <= SMALL {
+            return work(body.as_ref());
+        }
+        match self.gate.enter().await {
+            Some(_permit) => blocking(move || work(body.as_ref())).await,
+            None => Err(IngestError::Busy),
+        }
     }
 
     /// Stores events that the service itself made; receipts in their order.
@@ -150,10 +184,7 @@ impl Events {
         let Ready {
             prepared,
             mut tally,
-            single,
-            rejected,
-            errors,
-            ids,
+            outline,
         } = ready;
         let receipts = match self.store.append(prepared).await {
             Ok(receipts) => receipts,
@@ -164,13 +195,11 @@ impl Events {
             }
         };
         let (accepted, duplicates) = tally.count(self, &receipts);
+        let outcomes = receipts.into_iter().map(Outcome::Stored);
         Ok(Ingested {
-            single,
             accepted,
             duplicates,
-            rejected,
-            errors,
-            receipts: merge(ids, &receipts),
+            ..outline.ingested(outcomes)
         })
     }
 
@@ -189,7 +218,7 @@ impl Events {
             }
             IngestError::Busy => (Failure::QueueFull, 1),
             // Counted where it is known how many events there were.
-            IngestError::Store(_) => return,
+            IngestError::Store(_) | IngestError::Bus(_) => return,
         };
         self.metrics.events_failed(failure, events);
     }
@@ -232,26 +261,53 @@ impl Gate {
 }
 
 /// The part that takes time of a core, ready to run on any thread.
-struct Step {
-    store: Store,
-    metrics: Metrics,
+#[derive(Clone, Copy)]
+pub(super) struct Step {
     request: Request,
     with_receipts: bool,
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 /// Events that need only be written.
 struct Ready {
     prepared: Prepared,
     tally: Tally,
+    outline: Outline,
+}
+
+/// What the answer needs of a request.
+pub(super) struct Outline {
     single: bool,
     rejected: u64,
     errors: Offences,
     ids: Ids,
 }
 
+impl Outline {
+    /// The answer, but for its counts: what became of each good event.
+    pub(super) fn ingested(self, outcomes: impl Iterator<Item = Outcome>) -> Ingested {
+        Ingested {
+            single: self.single,
+            accepted: 0,
+            duplicates: 0,
+            queued: None,
+            rejected: self.rejected,
+            errors: self.errors,
+            receipts: merge(self.ids, outcomes),
+        }
+    }
+}
+
+/// What a body came to: its good events, the others as dead letters, and what the answer needs.
+pub(super) struct Found<'a> {
+    pub(super) events: Vec<Event<'a>>,
+    pub(super) letters: Vec<NewLetter>,
+    pub(super) outline: Outline,
+}
+
 impl Step {
-    fn prepare(&self, body: &[u8]) -> Result<Ready, IngestError> {
+    /// Parses, and sorts the good events from the others.
+    pub(super) fn parse(self, body: &[u8]) -> Result<Found<'_>, IngestError> {
         let parsed = parse::parse(body, &self.request).map_err(IngestError::Refused)?;
         let mut errors = Offences::default();
         for refused in &parsed.refused {
@@ -262,16 +318,8 @@ impl Step {
             errors: serde_json::to_string(refused.offences.listed()).unwrap_or_default(),
             body: refused.body.to_owned(),
         });
-        let prepared = self
-            .store
-            .prepare(&parsed.events, letters.collect())
-            .inspect_err(|_| {
-                let events = parsed.events.len() as u64;
-                self.metrics.events_failed(Failure::Unavailable, events);
-            })?;
-        Ok(Ready {
-            prepared,
-            tally: Tally::of(&parsed.events),
+        let letters = letters.collect();
+        let outline = Outline {
             single: parsed.single,
             rejected: parsed.refused.len() as u64,
             errors,
@@ -280,6 +328,26 @@ impl Step {
             } else {
                 Ids::default()
             },
+        };
+        Ok(Found {
+            events: parsed.events,
+            letters,
+            outline,
+        })
+    }
+
+    fn prepare(self, body: &[u8], store: &Store, metrics: &Metrics) -> Result<Ready, IngestError> {
+        let found = self.parse(body)?;
+        let prepared = store
+            .prepare(&found.events, found.letters)
+            .inspect_err(|_| {
+                let events = found.events.len() as u64;
+                metrics.events_failed(Failure::Unavailable, events);
+            })?;
+        Ok(Ready {
+            prepared,
+            tally: Tally::of(&found.events),
+            outline: found.outline,
         })
     }
 }
@@ -306,10 +374,10 @@ impl Ids {
 }
 
 /// Receipts in the order of the request.
-fn merge(ids: Ids, receipts: &[Receipt]) -> Vec<EventReceipt> {
+fn merge(ids: Ids, outcomes: impl Iterator<Item = Outcome>) -> Vec<EventReceipt> {
     let mut merged = Vec::with_capacity(ids.good.len() + ids.refused.len());
-    let mut good = ids.good.into_iter().zip(receipts).map(|(id, receipt)| {
-        let (event_id, outcome) = (Some(id), Outcome::Stored(*receipt));
+    let mut good = ids.good.into_iter().zip(outcomes).map(|(id, outcome)| {
+        let event_id = Some(id);
         EventReceipt { event_id, outcome }
     });
     for (index, event_id) in ids.refused {
@@ -323,7 +391,7 @@ fn merge(ids: Ids, receipts: &[Receipt]) -> Vec<EventReceipt> {
 }
 
 /// How many events of each type there are.
-struct Tally {
+pub(super) struct Tally {
     types: Vec<OfType>,
     /// The number of each event's type.
     each: Vec<u32>,
@@ -336,7 +404,7 @@ struct OfType {
 }
 
 impl Tally {
-    fn of(events: &[Event<'_>]) -> Self {
+    pub(super) fn of(events: &[Event<'_>]) -> Self {
         let mut numbers: HashMap<&str, u32, std::hash::RandomState> = HashMap::default();
         let mut types: Vec<OfType> = Vec::new();
         let each = events.iter().map(|event| {
@@ -364,7 +432,7 @@ impl Tally {
     }
 
     /// Adds the events to the metrics; how many were accepted, and how many were duplicates.
-    fn count(&mut self, events: &Events, receipts: &[Receipt]) -> (u64, u64) {
+    pub(super) fn count(&mut self, events: &Events, receipts: &[Receipt]) -> (u64, u64) {
         let (mut accepted, mut duplicates, mut conflicts) = (0, 0, 0);
         for (number, receipt) in self.each.iter().zip(receipts) {
             match receipt {
@@ -423,7 +491,8 @@ mod tests {
             refused: vec![(0, None), (2, Some("x".into())), (4, None)],
         };
         let conflicting = Receipt::Duplicate { conflicting: true };
-        let merged = merge(ids, &[Receipt::Accepted, conflicting]);
+        let outcomes = [Receipt::Accepted, conflicting].map(Outcome::Stored);
+        let merged = merge(ids, outcomes.into_iter());
         let shown: Vec<_> = merged
             .iter()
             .map(|it| (it.event_id.as_deref(), it.outcome))

@@ -14,11 +14,9 @@ pub mod time;
 use std::borrow::Cow;
 
 use crate::model::event::Event;
+pub use crate::model::event::MAX_EXTRA;
 use crate::model::offence::Offences;
 use field::{Dialect, Field, Fields};
-
-/// The most bytes that all further keys of an event may take together.
-pub const MAX_EXTRA: usize = 64 * 1024;
 
 /// How a body is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

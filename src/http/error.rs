@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::request_id::{HEADER, RequestId};
 use crate::analytics::AnalyticsError;
+use crate::bus::BusError;
 use crate::events::IngestError;
 use crate::events::parse::Refusal;
 use crate::jobs::SubmitError;
@@ -354,7 +355,34 @@ impl From<IngestError> for Problem {
             .retry_after(Duration::from_secs(1))
             .quota("waiting-events", IngestError::MAX_WAITING as u64),
             IngestError::Store(error) => error.into(),
+            IngestError::Bus(error) => error.into(),
         }
+    }
+}
+
+impl From<BusError> for Problem {
+    fn from(error: BusError) -> Self {
+        let (code, detail, wait) = match error {
+            BusError::Busy => (
+                Code::QueueFull,
+                "Too many events are on their way to the bus; nothing of this request was taken. \
+                 Send it again in a moment.",
+                1,
+            ),
+            BusError::Full => (
+                Code::QueueFull,
+                "The bus is full of events that wait to be committed. \
+                 Send this request again later: what was taken of it is then a duplicate.",
+                5,
+            ),
+            BusError::Away => (
+                Code::Unavailable,
+                "The bus does not answer. \
+                 Send this request again later: what was taken of it is then a duplicate.",
+                5,
+            ),
+        };
+        Self::new(code, detail).retry_after(Duration::from_secs(wait))
     }
 }
 

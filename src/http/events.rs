@@ -83,6 +83,9 @@ pub(super) struct Options<'r> {
 /// other attributes are kept.
 ///
 /// With `partial=true` the answer to one bad event is that of a list, too.
+///
+/// Where the service has a bus, the answer comes when the bus has the events on disk, and says `queued`:
+/// they are compared, counted and shown by reads when they are committed, mostly within a second.
 #[utoipa::path(
     post, path = "/events", tag = "events", params(Options),
     request_body(content(
@@ -104,14 +107,14 @@ pub(super) struct Options<'r> {
     responses(
         (status = 200, description = "One event, which was a duplicate.", body = One),
         (status = 201, description = "One event, which is new.", body = One),
-        (status = 202, description = "A list.", body = Taken),
+        (status = 202, description = "A list; over a bus also one event, whose `status` is then `queued`.", body = Taken),
         (status = 400, description = "`malformed_json`: not UTF-8, not JSON, cut off, nested deeper than 128, or more than one value."),
         (status = 408, description = "`request_timeout`: the body did not arrive in time."),
         (status = 413, description = "`body_too_large`: the body has more bytes than allowed (16 MiB unless set)."),
         (status = 415, description = "`unsupported_media_type`: another media type than those above."),
         (status = 422, description = "`invalid_value` or `too_many_items`: a rule is broken; nothing was stored."),
-        (status = 429, description = "`queue_full`: too many large requests wait to be stored."),
-        (status = 503, description = "`unavailable`: the store takes no writes now."),
+        (status = 429, description = "`queue_full`: too many large requests wait to be stored, or the bus is full."),
+        (status = 503, description = "`unavailable`: the store takes no writes now, or the bus does not answer."),
     )
 )]
 #[post("/events?<options..>", data = "<data>")]
@@ -138,14 +141,14 @@ pub(super) async fn post_events(
         (Vec<Object> = "application/cloudevents-batch+json"),
     )),
     responses(
-        (status = 202, description = "They are on disk.", body = Taken),
+        (status = 202, description = "They are on disk; over a bus they are `queued` there.", body = Taken),
         (status = 400, description = "`malformed_json`: not UTF-8, not JSON, cut off, nested deeper than 128, or more than one value."),
         (status = 408, description = "`request_timeout`: the body did not arrive in time."),
         (status = 413, description = "`body_too_large`: the body has more bytes than allowed (16 MiB unless set)."),
         (status = 415, description = "`unsupported_media_type`: another media type than those above."),
         (status = 422, description = "`invalid_value` or `too_many_items`: a rule is broken; nothing was stored."),
-        (status = 429, description = "`queue_full`: too many large requests wait to be stored."),
-        (status = 503, description = "`unavailable`: the store takes no writes now."),
+        (status = 429, description = "`queue_full`: too many large requests wait to be stored, or the bus is full."),
+        (status = 503, description = "`unavailable`: the store takes no writes now, or the bus does not answer."),
     )
 )]
 #[post("/events/bulk?<options..>", data = "<data>")]
@@ -173,14 +176,14 @@ pub(super) async fn bulk(
         (Vec<Object> = "application/cloudevents-batch+json"),
     )),
     responses(
-        (status = 200, description = "They are on disk.", body = Taken),
+        (status = 200, description = "They are on disk; over a bus they are `queued` there.", body = Taken),
         (status = 400, description = "`malformed_json`: not UTF-8, not JSON, cut off, nested deeper than 128, or more than one value."),
         (status = 408, description = "`request_timeout`: the body did not arrive in time."),
         (status = 413, description = "`body_too_large`: the body has more bytes than allowed (16 MiB unless set)."),
         (status = 415, description = "`unsupported_media_type`: another media type than those above."),
         (status = 422, description = "`invalid_value` or `too_many_items`: a rule is broken; nothing was stored."),
-        (status = 429, description = "`queue_full`: too many large requests wait to be stored."),
-        (status = 503, description = "`unavailable`: the store takes no writes now."),
+        (status = 429, description = "`queue_full`: too many large requests wait to be stored, or the bus is full."),
+        (status = 503, description = "`unavailable`: the store takes no writes now, or the bus does not answer."),
     )
 )]
 #[post("/publish?<options..>", data = "<data>")]

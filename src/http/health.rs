@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::HttpState;
 use super::error::{Code, Problem};
+use crate::model::bus::BusState;
 use crate::store::StoreState;
 
 /// Mounts the resource.
@@ -68,6 +69,9 @@ pub(super) struct Components {
     /// for itself, and nothing fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     redis: Option<Component>,
+    /// Whether events are taken; only where there is a bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nats: Option<Component>,
 }
 
 /// The state of one part.
@@ -79,24 +83,31 @@ pub(super) struct Component {
     /// More about it, if it isn't `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'static str>,
+    /// How many messages with events wait to be committed; of `nats`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag: Option<u64>,
 }
 
 impl Component {
     const OK: Self = Self {
         state: "ok",
         detail: None,
+        lag: None,
     };
 
     const fn not_ok(state: &'static str, detail: &'static str) -> Self {
         Self {
             state,
             detail: Some(detail),
+            lag: None,
         }
     }
 }
 
+const AWAY: Component = Component::not_ok("away", "NATS does not answer; events are refused");
+
 impl Components {
-    fn of(store: &StoreState, schedulers_run: bool) -> Self {
+    fn of(store: &StoreState, schedulers_run: bool, bus: Option<BusState>) -> Self {
         Self {
             store: match store {
                 StoreState::Ok => Component::OK,
@@ -115,6 +126,10 @@ impl Components {
                 Component::not_ok("stopped", "no batch is started: the service shuts down")
             },
             redis: None,
+            nats: bus.map(|bus| Component {
+                lag: Some(bus.lag),
+                ..if bus.up { Component::OK } else { AWAY }
+            }),
         }
     }
 
@@ -131,7 +146,9 @@ impl Components {
     }
 
     fn all_ok(&self) -> bool {
-        self.store == Component::OK && self.scheduler == Component::OK
+        let nats = self.nats.iter();
+        let mut all = [&self.store, &self.scheduler].into_iter().chain(nats);
+        all.all(|component| component.state == Component::OK.state)
     }
 }
 
@@ -179,8 +196,12 @@ pub(super) fn liveness() -> (ContentType, String) {
     ))]
 #[get("/ready")]
 pub(super) fn ready(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
-    let components = Components::of(&state.jobs.store().state(), state.jobs.schedulers_run())
-        .with_redis(state.shared.is_up());
+    let components = Components::of(
+        &state.jobs.store().state(),
+        state.jobs.schedulers_run(),
+        state.events.bus.state(),
+    )
+    .with_redis(state.shared.is_up());
     if components.all_ok() {
         return Ok(json(&Ready {
             status: "ready",
@@ -206,14 +227,18 @@ mod tests {
 
     #[test]
     fn ready_needs_every_part() {
-        assert!(Components::of(&StoreState::Ok, true).all_ok());
-        assert!(!Components::of(&StoreState::Full, true).all_ok());
-        assert!(!Components::of(&StoreState::Ok, false).all_ok());
-        let away = Components::of(&StoreState::Ok, true).with_redis(Some(false));
+        assert!(Components::of(&StoreState::Ok, true, None).all_ok());
+        assert!(!Components::of(&StoreState::Full, true, None).all_ok());
+        assert!(!Components::of(&StoreState::Ok, false, None).all_ok());
+        let failed = Components::of(&StoreState::Failed("/secret/path".into()), true, None);
+        let away = Components::of(&StoreState::Ok, true, None).with_redis(Some(false));
         assert!(away.all_ok());
         assert_eq!(away.redis.unwrap().state, "away");
-        let failed = Components::of(&StoreState::Failed("/secret/path".into()), true);
         assert_eq!(failed.store.state, "failed");
+        let over = |up| Components::of(&StoreState::Ok, true, Some(BusState { up, lag: 7 }));
+        assert!(over(true).all_ok(), "a lag is no failure");
+        assert!(!over(false).all_ok());
+        assert_eq!(over(false).nats.unwrap().lag, Some(7));
         assert!(!serde_json::to_string(&failed).unwrap().contains("secret"));
     }
 }

@@ -16,6 +16,9 @@ pub const MAX_NAME: usize = 256;
 /// The longest payload of an event, in bytes of JSON text.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
+/// The most bytes that all further keys of an event may take together, as JSON text.
+pub const MAX_EXTRA: usize = 64 * 1024;
+
 /// The tenant of an event that names none.
 pub const DEFAULT_TENANT: &str = "default";
 

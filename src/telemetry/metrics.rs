@@ -5,6 +5,8 @@
 //! those past the bound are counted as `other`.
 
 mod bounded;
+#[cfg(feature = "cluster")]
+mod bus;
 mod events;
 
 use std::fmt;
@@ -74,6 +76,8 @@ struct Inner {
     events: EventMetrics,
     rate_limited: Counter,
     redis_up: Family<[(&'static str, &'static str); 0], Gauge>,
+    #[cfg(feature = "cluster")]
+    bus: bus::BusMetrics,
 }
 
 /// Families keep what was counted; the handles below are found faster.
@@ -202,8 +206,12 @@ impl Metrics {
             "1 if the Redis that nodes share answers, else 0; absent if none is set",
         );
         let events = EventMetrics::new(&mut registry);
+        #[cfg(feature = "cluster")]
+        let bus = bus::BusMetrics::new(&mut registry);
         Self(Arc::new(Inner {
             registry,
+            #[cfg(feature = "cluster")]
+            bus,
             events,
             queues: Bounded::new(MAX_QUEUES),
             endpoints: Bounded::new(MAX_ENDPOINTS),

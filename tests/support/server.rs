@@ -75,7 +75,8 @@ impl Setup {
         server
     }
 
-    fn spawn(&self) -> Server {
+    /// Starts the binary on a free port, and does not wait.
+    pub(crate) fn spawn(&self) -> Server {
         let port = free_port();
         let mut command = serve(&self.home, port, self.env.iter().cloned());
         Server {
@@ -111,6 +112,12 @@ impl Server {
     pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let status = poll("the server stops", || self.child.try_wait().unwrap());
+        (status, self.log())
+    }
+
+    /// How it ended by itself, and its log; panics after a minute without an end.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let status = poll("the server ends", || self.child.try_wait().unwrap());
         (status, self.log())
     }
 

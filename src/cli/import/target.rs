@@ -22,6 +22,8 @@ pub(super) struct Outcome {
     pub(super) accepted: u64,
     /// Known before.
     pub(super) duplicates: u64,
+    /// Taken by the server's bus.
+    pub(super) queued: u64,
     /// Not imported.
     pub(super) rejects: Vec<Reject>,
 }
@@ -48,11 +50,13 @@ pub(super) struct Server {
     retry_for: Duration,
 }
 
-/// A server's answer.
-#[derive(Deserialize)]
+/// A server's answer, or what the store said.
+#[derive(Default, Deserialize)]
 struct Answer {
     accepted: u64,
     duplicates: u64,
+    #[serde(default)]
+    queued: u64,
 }
 
 impl Target {
@@ -87,15 +91,16 @@ impl Target {
     /// Imports a batch, without the rows that break a rule.
     pub(super) async fn send(&self, mut batch: Batch) -> Result<Outcome, Failure> {
         let rows = u64::try_from(batch.rows()).unwrap_or(0);
-        let (accepted, duplicates);
-        (batch, accepted, duplicates) = match self {
+        let answer;
+        (batch, answer) = match self {
             Self::Server(server) => server.send(batch).await?,
             Self::Directory { store, .. } => append(store.clone(), batch).await?,
         };
         Ok(Outcome {
             rows,
-            accepted,
-            duplicates,
+            accepted: answer.accepted,
+            duplicates: answer.duplicates,
+            queued: answer.queued,
             rejects: batch.rejects,
         })
     }
@@ -109,7 +114,7 @@ impl Target {
 }
 
 impl Server {
-    async fn send(&self, mut batch: Batch) -> Result<(Batch, u64, u64), Failure> {
+    async fn send(&self, mut batch: Batch) -> Result<(Batch, Answer), Failure> {
         // Each round but the last takes at least one row out, so they end.
         while let Some(body) = batch.body() {
             let sent = self
@@ -124,14 +129,14 @@ impl Server {
                             "{server} gives no counts: is it a Tollgate server?"
                         ))
                     })?;
-                    return Ok((batch, answer.accepted, answer.duplicates));
+                    return Ok((batch, answer));
                 }
                 Err(refusal) => {
                     batch = without_refused(batch, &body, refusal)?;
                 }
             }
         }
-        Ok((batch, 0, 0))
+        Ok((batch, Answer::default()))
     }
 }
 
@@ -153,18 +158,23 @@ fn without_refused(mut batch: Batch, body: &[u8], refusal: Refusal) -> Result<Ba
 }
 
 /// Straight into a store.
-async fn append(store: Store, batch: Batch) -> Result<(Batch, u64, u64), Failure> {
+async fn append(store: Store, batch: Batch) -> Result<(Batch, Answer), Failure> {
     let writer = store.clone();
     let (batch, prepared) = blocking(move || prepare(&store, batch)).await?;
     let Some(prepared) = prepared else {
-        return Ok((batch, 0, 0));
+        return Ok((batch, Answer::default()));
     };
     let receipts = writer.append(prepared).await;
     let receipts = receipts.map_err(|error| failed(&error))?;
     let accepted = receipts.iter().filter(|it| **it == Receipt::Accepted);
     let accepted = accepted.count();
     let count = |number: usize| u64::try_from(number).unwrap_or(0);
-    Ok((batch, count(accepted), count(receipts.len() - accepted)))
+    let answer = Answer {
+        accepted: count(accepted),
+        duplicates: count(receipts.len() - accepted),
+        queued: 0,
+    };
+    Ok((batch, answer))
 }
 
 /// `None` if no row is good.

@@ -15,7 +15,7 @@ pub(in crate::http) struct One<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "e-1")]
     event_id: Option<&'a str>,
-    /// `accepted`, `duplicate` or `rejected`.
+    /// `accepted`, `duplicate` or `rejected`; over a bus `queued`.
     #[schema(example = "accepted")]
     status: &'static str,
     /// Whether a duplicate says something else than the first event did; with `receipts=true`.
@@ -38,6 +38,7 @@ impl<'a> One<'a> {
         let (status, conflict) = match receipt.outcome {
             Outcome::Stored(Receipt::Accepted) => ("accepted", false),
             Outcome::Stored(Receipt::Duplicate { conflicting }) => ("duplicate", conflicting),
+            Outcome::Queued => ("queued", false),
             Outcome::Rejected => ("rejected", false),
         };
         Self {
@@ -61,6 +62,9 @@ pub(in crate::http) struct Taken<'a> {
     /// How many were dropped because their identity was spent.
     #[schema(example = 1)]
     duplicates: u64,
+    /// How many the bus took, to be counted when they are committed; only where there is a bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued: Option<u64>,
     /// How many broke a rule; 0 without `partial=true`.
     #[schema(example = 0)]
     rejected: u64,
@@ -83,6 +87,7 @@ impl<'a> Taken<'a> {
             enqueued: None,
             accepted: done.accepted,
             duplicates: done.duplicates,
+            queued: done.queued,
             rejected: done.rejected,
             errors: done.errors.listed(),
             error_count: done.errors.count(),
@@ -93,7 +98,7 @@ impl<'a> Taken<'a> {
     /// The answer of `POST /publish`.
     pub(super) fn published(done: &'a Ingested, with_receipts: bool) -> Self {
         Self {
-            enqueued: Some(done.accepted + done.duplicates),
+            enqueued: Some(done.queued.unwrap_or(done.accepted + done.duplicates)),
             ..Self::of(done, with_receipts)
         }
     }
@@ -111,6 +116,7 @@ pub(in crate::http) fn single(
     let status = match receipt.outcome {
         Outcome::Stored(Receipt::Accepted) => Status::Created,
         Outcome::Stored(Receipt::Duplicate { .. }) => Status::Ok,
+        Outcome::Queued => Status::Accepted,
         Outcome::Rejected => return None,
     };
     Some((status, json(&One::of(receipt, with_conflict))))
