@@ -144,12 +144,12 @@ impl Analytics {
 
     /// The version of the answer to any question that is put now. Ask before the question: then the
     /// answer is of this version or of a later one.
-    #[must_use]
-    pub fn version(&self) -> Version {
-        Version {
+    pub async fn version(&self) -> Result<Version, StoreError> {
+        self.store.sync().await?;
+        Ok(Version {
             last: *self.store.last_event().borrow(),
             erasures: self.store.erasures(),
-        }
+        })
     }
 
     /// The time: what an answer that is computed now is an answer as of.

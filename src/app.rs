@@ -49,22 +49,31 @@ pub enum AppError {
 pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
     raise_file_limit();
     let (clock, metrics) = (Clock::system(), Metrics::new());
-    let store = StoreSettings {
-        dir: settings.data_dir,
-        accept_loss: settings.accept_loss,
-    };
     let jobs = JobsSettings {
         queues: settings.queues,
         keep_ended: settings.keep_ended,
         retention: settings.retention,
         events: settings.events,
     };
+    let store = StoreSettings {
+        dir: settings.data_dir,
+        accept_loss: settings.accept_loss,
+    };
     // First, for nothing has begun yet if it is refused.
     let bus = Bus::open(settings.bus.as_ref(), &clock, &metrics).await?;
-    tracing::info!("opening the store in {}", store.dir.display());
     let shared = Shared::connect(&settings.quota, &clock, &metrics).map_err(AppError::Quota)?;
     let quota = Quota::new(settings.quota.rate, &shared, &clock);
-    let jobs = Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?;
+    let jobs = match settings.store {
+        #[cfg(feature = "cluster")]
+        Some(shared) => {
+            tracing::info!("opening the shared store in PostgreSQL");
+            Jobs::open_shared(jobs, &shared, clock.clone(), metrics.clone()).await?
+        }
+        _ => {
+            tracing::info!("opening the store in {}", store.dir.display());
+            Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?
+        }
+    };
     let keeper = tokio::spawn(jobs.events().clone().keep_house());
     jobs.share_keys(shared.clone());
     let consumers = jobs.events().clone().over(bus.clone()).consume();

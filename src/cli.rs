@@ -10,8 +10,10 @@ mod export;
 mod follow;
 mod ids;
 mod import;
+mod migrate;
 mod output;
 mod publish;
+mod ready;
 mod serve;
 mod stats;
 mod status;
@@ -45,6 +47,8 @@ enum Command {
     Submit(submit::SubmitArgs),
     /// Show how far an ingestion is
     Status(status::StatusArgs),
+    /// Wait until a server is ready, and show the state of its parts
+    Ready(ready::ReadyArgs),
     /// Read events from a CSV or NDJSON file into a server or a data directory
     Import(import::ImportArgs),
     /// Write events as NDJSON or CSV
@@ -55,6 +59,8 @@ enum Command {
     Stats(Box<stats::StatsArgs>),
     /// Read all events of a data directory and compare with them what is derived from them
     Verify(verify::VerifyArgs),
+    /// Move a data directory into a PostgreSQL database that several nodes share
+    Migrate(migrate::MigrateArgs),
     /// List, show, send again or discard events that were refused
     DeadLetters(dead_letters::DeadLettersArgs),
 }
@@ -119,11 +125,13 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Submit(args)) => blocking(submit::run(args)),
         Some(Command::Status(args)) => blocking(status::run(args)),
+        Some(Command::Ready(args)) => blocking(ready::run(args)),
         Some(Command::Import(args)) => blocking(import::run(args)),
         Some(Command::Export(args)) => blocking(export::run(args)),
         Some(Command::Publish(args)) => blocking(publish::run(args)),
         Some(Command::Stats(args)) => blocking(stats::run(*args)),
         Some(Command::Verify(args)) => blocking(verify::run(args)),
+        Some(Command::Migrate(args)) => blocking(migrate::run(args)),
         Some(Command::DeadLetters(args)) => blocking(dead_letters::run(args)),
     };
     match done {

@@ -1,6 +1,7 @@
 //! The only place that reads a clock. Everything else is handed the time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -16,6 +17,12 @@ const TIMER_STEP: Duration = Duration::from_micros(1_200);
 /// enough to hand something from one thread to another.
 const HAND_OVER: Duration = Duration::from_micros(500);
 
+/// No civil time of others is followed.
+const OWN_TIME: i64 = i64::MIN;
+
+/// What others say about the time is left aside if it took longer than this to hear.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// A source of time: the machine's, or one that a test moves by hand.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -23,6 +30,9 @@ pub enum Clock {
     System {
         /// Where monotonic time counts from.
         start: Instant,
+        /// Civil time at `start` as others have it, in microseconds since the Unix epoch;
+        /// [`OWN_TIME`] while the machine's own counts.
+        theirs: Arc<AtomicI64>,
     },
     /// Stands still until it is moved.
     Manual(ManualClock),
@@ -35,6 +45,7 @@ impl Clock {
     pub fn system() -> Self {
         Self::System {
             start: Instant::now(),
+            theirs: Arc::new(AtomicI64::new(OWN_TIME)),
         }
     }
 
@@ -43,24 +54,38 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn now(&self) -> Now {
         match self {
-            Self::System { start } => {
-                let wall = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default();
-                let micros = i64::try_from(wall.as_micros()).unwrap_or(i64::MAX);
-                Now {
-                    wall: Timestamp::from_micros(micros),
-                    mono: start.elapsed(),
-                }
+            Self::System { start, theirs } => {
+                let mono = start.elapsed();
+                let theirs = theirs.load(Ordering::Relaxed);
+                let wall = if theirs == OWN_TIME {
+                    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+                    let micros = wall.unwrap_or_default().as_micros();
+                    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+                } else {
+                    Timestamp::from_micros(theirs).plus(mono)
+                };
+                Now { wall, mono }
             }
             Self::Manual(manual) => *manual.0.sender.borrow(),
+        }
+    }
+
+    /// Civil time goes on from `time`, which somebody else's clock showed after `asked` (monotonic):
+    /// never ahead of that clock, and behind it by no more than the answer took. A slow answer is
+    /// left aside. Does nothing to a clock under a test's hand.
+    pub fn follow(&self, time: Timestamp, asked: Duration) {
+        if let Self::System { start, theirs } = self {
+            let mono = start.elapsed();
+            if mono.saturating_sub(asked) <= FRESH {
+                theirs.store(time.minus(mono).as_micros(), Ordering::Relaxed);
+            }
         }
     }
 
     /// Returns once the monotonic time is at least `mono`.
     pub async fn sleep_until(&self, mono: Duration) {
         match self {
-            Self::System { start } => {
+            Self::System { start, .. } => {
                 tokio::time::sleep_until(tokio::time::Instant::from_std(*start + mono)).await;
             }
             Self::Manual(manual) => {
@@ -77,7 +102,7 @@ impl Clock {
     /// The last step is slept by the thread, not by the task: 1.2 ms at the most in which nothing
     /// else goes on there. So this is for a thread whose tasks can all wait that long.
     pub async fn approach(&self, mono: Duration) {
-        let Self::System { start } = self else {
+        let Self::System { start, .. } = self else {
             return;
         };
         self.sleep_until(mono.saturating_sub(HAND_OVER + TIMER_STEP))
@@ -91,7 +116,7 @@ impl Clock {
     /// last half millisecond is spent reading the clock: no sleep is as exact.
     pub async fn hold_until(&self, mono: Duration) -> Now {
         match self {
-            Self::System { start } => {
+            Self::System { start, .. } => {
                 if start.elapsed() + HAND_OVER < mono {
                     self.sleep_until(mono.saturating_sub(HAND_OVER)).await;
                 }

@@ -25,6 +25,7 @@ use crate::model::bus::BusSettings;
 use crate::model::event::{ColdSettings, EventsSettings};
 use crate::model::queue::{QueueName, QueueSettings};
 use crate::model::quota::QuotaSettings;
+use crate::model::shared::SharedSettings;
 use section::Section;
 
 /// What [`figment()`] starts from, and what the file shows to its reader, are the same text.
@@ -38,6 +39,10 @@ const DAY: Duration = Duration::from_hours(24);
 /// Variables with our prefix that are no settings of the service.
 const NOT_SETTINGS: [&str; 1] = ["TOLLGATE_SERVER"];
 
+/// What is said of a setting that needs other servers.
+pub(crate) const NOT_BUILT_IN: &str =
+    "needs a build with the feature cluster: cargo run --release --features cluster";
+
 /// What is said of an empty path.
 const NO_DIRECTORY: &str = "\"\" is not allowed; a directory is";
 
@@ -46,6 +51,8 @@ const NO_DIRECTORY: &str = "\"\" is not allowed; a directory is";
 pub struct Settings {
     /// Where the store is; default `./data`.
     pub data_dir: PathBuf,
+    /// The database that this node shares with others; without one the store is in `data_dir`.
+    pub store: Option<SharedSettings>,
     /// Start although acknowledged commits are missing from the store.
     pub accept_loss: bool,
     /// How long an ended ingestion stays in memory; default 1 h.
@@ -187,6 +194,7 @@ impl Settings {
             "queues",
             "quota",
             "retention",
+            "store",
         ])?;
         let log = root.choice(
             "log_format",
@@ -223,7 +231,9 @@ impl Settings {
         }
         let data_dir = PathBuf::from(data_dir);
         let events = events(&root.section("events")?, &data_dir)?;
+        let store = store(&root.section("store")?, &data_dir)?;
         Ok(Self {
+            store,
             data_dir,
             accept_loss: root.flag("accept_loss")?.unwrap_or(false),
             keep_ended,
@@ -237,6 +247,35 @@ impl Settings {
             queues: queues::read(&root.section("queues")?)?,
         })
     }
+}
+
+/// The database that several nodes share.
+fn store(section: &Section<'_>, data_dir: &Path) -> Result<Option<SharedSettings>, ConfigError> {
+    section.allow(&["read_url", "url"])?;
+    let url = |key| -> Result<Option<String>, ConfigError> {
+        let Some(url) = section.text(key)? else {
+            return Ok(None);
+        };
+        if !cfg!(feature = "cluster") {
+            return Err(section.refuse(key, NOT_BUILT_IN));
+        }
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(section.refuse(key, "must be postgres://user:password@host:port/database"));
+        }
+        Ok(Some(url))
+    };
+    let (url, read_url) = (url("url")?, url("read_url")?);
+    let Some(url) = url else {
+        return match read_url {
+            None => Ok(None),
+            Some(_) => Err(section.refuse("read_url", "is used only with url, which is not set")),
+        };
+    };
+    Ok(Some(SharedSettings {
+        url,
+        read_url,
+        dir: data_dir.to_owned(),
+    }))
 }
 
 fn events(section: &Section<'_>, data_dir: &Path) -> Result<EventsSettings, ConfigError> {

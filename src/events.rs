@@ -20,7 +20,7 @@ pub use crate::model::event::EventsSettings;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 pub use consumers::Consumers;
-pub use ingest::{EventReceipt, IngestError, Ingested, Outcome};
+pub use ingest::{EventReceipt, IngestError, Ingested, NO_TYPE, Outcome};
 
 /// The handle to all events. Cheap to clone.
 #[derive(Clone)]

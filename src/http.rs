@@ -64,7 +64,7 @@ pub struct HttpState {
     bodies: Arc<body::Budget>,
     /// One permit for each long poll and each event stream.
     waiters: Arc<Semaphore>,
-    /// A number of this run of the process.
+    /// A number of this run of the process; of the store, where several nodes share one.
     run: u64,
 }
 
@@ -111,6 +111,7 @@ impl HttpState {
     /// With bounds of the caller's own.
     #[must_use]
     pub fn with_limits(jobs: Jobs, metrics: Metrics, clock: Clock, limits: HttpLimits) -> Self {
+        let shared_by = jobs.store().shared_by();
         Self {
             events: jobs.events().clone(),
             analytics: jobs.analytics(),
@@ -122,7 +123,7 @@ impl HttpState {
             limits,
             bodies: Arc::new(body::Budget::new(limits.max_bodies)),
             waiters: Arc::new(Semaphore::new(limits.max_waiters)),
-            run: fastrand::u64(..),
+            run: shared_by.unwrap_or_else(|| fastrand::u64(..)),
         }
     }
 

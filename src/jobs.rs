@@ -9,6 +9,7 @@
 //!                         └──▶ Processor ──▶ (ended) ──▶ Runner
 //! ```
 
+mod attempt;
 mod booking;
 pub mod callback;
 mod decide;
@@ -47,7 +48,6 @@ use self::callback::Callbacks;
 use self::live::{Live, QueueHandle};
 use self::processor::Processor;
 use self::runner::Runner;
-use self::scheduler::Scheduler;
 use self::submit::AcceptLog;
 use self::thread::SchedulerThread;
 use crate::analytics::Analytics;
@@ -56,8 +56,13 @@ use crate::events::{Events, EventsSettings};
 use crate::model::change::Change;
 use crate::model::queue::{ProcessorSettings, QueueId, QueueName, QueueSettings};
 use crate::quota::Shared;
-use crate::store::{OpenError, Store, StoreSettings};
+#[cfg(feature = "cluster")]
+use crate::store::SharedSettings;
+use crate::store::{OpenError, Store, StoreError, StoreSettings, Term};
 use crate::telemetry::Metrics;
+
+/// How often it is tried to record the queues.
+const CONFIGURE: u32 = 5;
 
 /// What the queues are made from.
 #[derive(Clone, Debug)]
@@ -104,7 +109,7 @@ impl Jobs {
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Self, OpenError> {
-        let live = Arc::new(Live::default());
+        let live = Arc::new(Live::new(clock.clone()));
         let store = {
             let (live, store) = (Arc::clone(&live), store.clone());
             let open = move || Store::open(&store, move |changes| live.apply(changes));
@@ -112,16 +117,34 @@ impl Jobs {
                 .await
                 .map_err(|error| OpenError(error.to_string()))??
         };
-        let queues = number_queues(&live, &settings)?;
-        let configured = queues.iter().map(|(name, queue)| Change::QueueConfigured {
-            queue: *queue,
-            name: name.clone(),
-            last_slot: None,
-        });
-        store
-            .commit(configured.collect())
-            .await
-            .map_err(|error| OpenError(error.to_string()))?;
+        Self::open_over(store, live, settings, clock, metrics).await
+    }
+
+    /// The same over a database that other nodes share.
+    #[cfg(feature = "cluster")]
+    pub async fn open_shared(
+        settings: JobsSettings,
+        store: &SharedSettings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
+        let live = Arc::new(Live::new(clock.clone()));
+        let apply = {
+            let live = Arc::clone(&live);
+            move |changes| live.apply(changes)
+        };
+        let store = Store::connect(store, clock.clone(), apply).await?;
+        Self::open_over(store, live, settings, clock, metrics).await
+    }
+
+    async fn open_over(
+        store: Store,
+        live: Arc<Live>,
+        settings: JobsSettings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
+        let queues = configure_queues(&store, &live, &settings).await?;
         let count = queues
             .values()
             .map(|queue| queue.index() + 1)
@@ -163,7 +186,6 @@ impl Jobs {
     fn start(&self, settings: &JobsSettings) -> Result<(), OpenError> {
         let inner = &self.0;
         let callbacks = Callbacks::start(inner.clock.clone());
-        let now = inner.clock.now();
         let thread = SchedulerThread::start()
             .map_err(|error| OpenError(format!("the schedulers have no thread: {error}")))?;
         let mut tasks = Vec::new();
@@ -173,16 +195,6 @@ impl Jobs {
             };
             let processor = Processor::new(&settings.processor, inner.clock.clone())
                 .map_err(|error| OpenError(format!("queue {name:?}: {error}")))?;
-            let booked_until = inner
-                .live
-                .registry
-                .read()
-                .queue(*queue)
-                .and_then(|queue| queue.last_slot);
-            let scheduler = Scheduler::new(*queue, settings.clone(), booked_until, now);
-            if let Some(handle) = inner.live.handle(*queue) {
-                handle.set_opens_at(scheduler.opens_at());
-            }
             let runner = Runner {
                 queue: *queue,
                 name: name.clone(),
@@ -193,11 +205,13 @@ impl Jobs {
                 metrics: inner.metrics.clone(),
                 callbacks: callbacks.clone(),
                 processor: Arc::new(processor),
+                settings: settings.clone(),
+                term: Term::NONE,
                 workers: Handle::current(),
                 stopping: inner.stopping.subscribe(),
                 refusals: runner::Refusals::default(),
             };
-            tasks.push(thread.spawn(runner.run(scheduler)));
+            tasks.push(thread.spawn(runner.run()));
         }
         let keeper = housekeeping::Housekeeping {
             live: Arc::clone(&inner.live),
@@ -278,6 +292,47 @@ impl Jobs {
             .find(|(known, _)| known.as_str() == name)
             .map(|(_, queue)| *queue)
     }
+}
+
+/// Gives every configured queue its number, and puts those into the store that are not there.
+async fn configure_queues(
+    store: &Store,
+    live: &Live,
+    settings: &JobsSettings,
+) -> Result<BTreeMap<QueueName, QueueId>, OpenError> {
+    let mut refused = None;
+    // Another node may give the same number to another name at the same time: then it is looked again.
+    for _ in 0..CONFIGURE {
+        let queues = number_queues(live, settings)?;
+        let missing = {
+            let registry = live.registry.read();
+            let missing = queues.iter().filter(|(name, queue)| {
+                registry
+                    .queue(**queue)
+                    .is_none_or(|known| known.name != **name)
+            });
+            let missing = missing.map(|(name, queue)| Change::QueueConfigured {
+                queue: *queue,
+                name: name.clone(),
+                last_slot: None,
+            });
+            missing.collect::<Vec<_>>()
+        };
+        if missing.is_empty() {
+            return Ok(queues);
+        }
+        match store.commit(missing).await {
+            Ok(()) => return Ok(queues),
+            Err(error) => refused = Some(error),
+        }
+        if let Err(error) = store.sync().await {
+            refused = Some(error);
+        }
+    }
+    let refused = refused.unwrap_or(StoreError::Busy);
+    Err(OpenError(format!(
+        "the queues could not be recorded: {refused}"
+    )))
 }
 
 /// Gives every configured queue its number: the one in the store, or the next free one.

@@ -14,4 +14,5 @@ pub mod offence;
 pub mod priority;
 pub mod queue;
 pub mod quota;
+pub mod shared;
 pub mod time;

@@ -59,7 +59,7 @@ pub use self::buckets::Bucket;
 pub use self::calendar::{BucketSize, Span, first_second};
 pub use self::checkpoint::{Snapshot, Unrestored};
 pub use self::compare::TenantComparison;
-pub use self::facts::{Facts, UserKey};
+pub use self::facts::{Facts, Notes, UserKey};
 pub use self::fold::{Bounds, Rollups};
 pub use self::query::Filter;
 pub use self::retention::{Cohort, WindowType};

@@ -2,15 +2,25 @@
 
 mod embedded;
 pub mod error;
+mod identity;
+#[cfg(feature = "cluster")]
+pub mod migration;
+#[cfg(feature = "cluster")]
+mod postgres;
+mod rollups;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tokio::sync::watch;
 
 use self::embedded::Embedded;
-pub use self::embedded::events::{NewLetter, Prepared};
+pub use self::embedded::events::NewLetter;
+#[cfg(feature = "cluster")]
+use self::postgres::Postgres;
+#[cfg(feature = "cluster")]
+use crate::clock::Clock;
 use crate::model::change::Change;
 use crate::model::event::{
     DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Scan, ScanQuery,
@@ -18,6 +28,7 @@ use crate::model::event::{
 };
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
+pub use crate::model::shared::SharedSettings;
 use crate::model::time::Timestamp;
 use crate::rollups::{Rollups, TenantComparison, UserKey};
 pub use error::{OpenError, StoreError};
@@ -51,6 +62,17 @@ pub struct StoreSettings {
     pub accept_loss: bool,
 }
 
+/// While a node may schedule. Its number is larger than that of every earlier term.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Term(pub i64);
+
+impl Term {
+    /// Before any.
+    pub const NONE: Self = Self(-1);
+    /// Of a store that no other process shares.
+    pub const ONLY: Self = Self(0);
+}
+
 /// Whether the store takes writes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreState {
@@ -60,6 +82,8 @@ pub enum StoreState {
     Full,
     /// A sync or a write failed for good; the sentence says how. Needs a restart.
     Failed(String),
+    /// The database can't be reached; the sentence says why. Tried again all the time.
+    Away(String),
 }
 
 /// An answer kept under an `Idempotency-Key`.
@@ -71,11 +95,45 @@ pub struct KeptAnswer {
     pub ingestion: IngestionId,
 }
 
-/// The embedded store. Cheap to clone; all clones write through one thread. When the last one is
-/// dropped, what waits is committed and the directory is let go of; a drop waits ten seconds for
-/// that at most.
+/// Events that are ready to be written, by the store that made them so.
+#[derive(Debug)]
+pub struct Prepared(Ready);
+
+#[derive(Debug)]
+enum Ready {
+    Embedded(embedded::events::Prepared),
+    #[cfg(feature = "cluster")]
+    Postgres(postgres::Prepared),
+}
+
+/// What was acknowledged. Cheap to clone.
+///
+/// The embedded one: all clones write through one thread. When the last one is dropped, what waits is
+/// committed and the directory is let go of; a drop waits ten seconds for that at most.
 #[derive(Clone)]
-pub struct Store(Arc<Embedded>);
+pub struct Store(Arm);
+
+#[derive(Clone)]
+enum Arm {
+    Embedded(Arc<Embedded>),
+    #[cfg(feature = "cluster")]
+    Postgres(Arc<Postgres>),
+}
+
+/// Never changes, and never ends.
+static ONLY_TERM: LazyLock<watch::Sender<Option<Term>>> =
+    LazyLock::new(|| watch::Sender::new(Some(Term::ONLY)));
+
+/// Has the arm do what its method of that name does.
+macro_rules! delegate {
+    ($store:expr, $it:ident => $call:expr) => {
+        match &$store.0 {
+            Arm::Embedded($it) => $call,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres($it) => $call,
+        }
+    };
+}
 
 impl Store {
     /// Opens the directory (made, locked, checked, migrated as needed), replays everything that has
@@ -89,19 +147,89 @@ impl Store {
         settings: &StoreSettings,
         apply: impl FnMut(Vec<Change>) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        Embedded::open(settings, apply).map(|store| Self(Arc::new(store)))
+        Embedded::open(settings, apply).map(|store| Self(Arm::Embedded(Arc::new(store))))
+    }
+
+    /// The same over a database that other nodes share, whose time `clock` follows from here on. After
+    /// the replay, `apply` is called with what every node commits.
+    #[cfg(feature = "cluster")]
+    pub async fn connect(
+        settings: &SharedSettings,
+        clock: Clock,
+        apply: impl FnMut(Vec<Change>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let opened = Postgres::open(settings, clock, apply).await;
+        opened.map(|store| Self(Arm::Postgres(Arc::new(store))))
+    }
+
+    /// Whether other nodes share it: then there may be more than this process has seen.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        match &self.0 {
+            Arm::Embedded(_) => false,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(_) => true,
+        }
+    }
+
+    /// A number that all nodes have in common that share it, and no others. `None` if none do.
+    #[must_use]
+    pub fn shared_by(&self) -> Option<u64> {
+        match &self.0 {
+            Arm::Embedded(_) => None,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => Some(it.number()),
+        }
+    }
+
+    /// Returns once this process has seen everything that was acknowledged before, by any node: what
+    /// was applied, [`Store::last_event`], [`Store::event_counts`] and [`Store::erasures`].
+    pub async fn sync(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            // Nothing is acknowledged before it is visible here.
+            Arm::Embedded(_) => std::future::ready(Ok(())).await,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.sync().await,
+        }
+    }
+
+    /// Whether this node schedules. Always, where no other shares the store.
+    #[must_use]
+    pub fn term(&self) -> watch::Receiver<Option<Term>> {
+        match &self.0 {
+            Arm::Embedded(_) => ONLY_TERM.subscribe(),
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.term(),
+        }
+    }
+
+    /// As [`Store::commit`], only as long as this node's term lasts: refused as
+    /// [`StoreError::Deposed`] once another node has begun one.
+    pub async fn commit_in(&self, term: Term, changes: Vec<Change>) -> Result<(), StoreError> {
+        match &self.0 {
+            Arm::Embedded(it) => {
+                debug_assert_eq!(term, Term::ONLY, "there is no other");
+                it.commit(changes).await
+            }
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.commit(Some(term), changes).await,
+        }
     }
 
     /// Writes `changes` in one transaction with whatever else waits, syncs once, applies them, and
     /// returns. `Submitted` ingestions get their arrival here. The order of the calls' first polls
     /// is the order of the commits; a caller that leaves takes nothing back.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.0.commit(changes).await
+        match &self.0 {
+            Arm::Embedded(it) => it.commit(changes).await,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.commit(None, changes).await,
+        }
     }
 
     /// An ingestion that has ended, from disk.
     pub async fn ended(&self, id: IngestionId) -> Result<Option<Ingestion>, StoreError> {
-        self.0.ended(id).await
+        delegate!(self, it => it.ended(id).await)
     }
 
     /// What was answered under a key that has not expired by `now`.
@@ -110,13 +238,13 @@ impl Store {
         key: u128,
         now: Timestamp,
     ) -> Result<Option<KeptAnswer>, StoreError> {
-        self.0.kept_answer(key, now).await
+        delegate!(self, it => it.kept_answer(key, now).await)
     }
 
     /// Removes ingestions that ended before `ended_before` and keys that expired by `now`, a bounded
     /// number at a time; returns how many of both went. Call again until it returns 0.
     pub async fn prune(&self, ended_before: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
-        self.0.prune(ended_before, now).await
+        delegate!(self, it => it.prune(ended_before, now).await)
     }
 
     /// Makes events ready to be written: finds duplicates, reserves the identities of the others,
@@ -130,18 +258,31 @@ impl Store {
         events: &[Event<'_>],
         letters: Vec<NewLetter>,
     ) -> Result<Prepared, StoreError> {
-        self.0.prepare(events, letters)
+        let ready = match &self.0 {
+            Arm::Embedded(it) => Ready::Embedded(it.prepare(events, letters)?),
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => Ready::Postgres(it.prepare(events, letters)?),
+        };
+        Ok(Prepared(ready))
     }
 
     /// Writes them in one transaction with whatever else waits, and syncs once. Returns what became
     /// of each, in the order in which they were prepared.
     pub async fn append(&self, prepared: Prepared) -> Result<Vec<Receipt>, StoreError> {
-        self.0.append(prepared).await
+        match (&self.0, prepared.0) {
+            (Arm::Embedded(it), Ready::Embedded(prepared)) => it.append(prepared).await,
+            #[cfg(feature = "cluster")]
+            (Arm::Postgres(it), Ready::Postgres(prepared)) => it.append(prepared).await,
+            #[cfg(feature = "cluster")]
+            _ => Err(StoreError::Failed(
+                "events that another store made ready can't be written".to_owned(),
+            )),
+        }
     }
 
     /// A page of events in order of (time, arrival).
     pub async fn page(&self, query: PageQuery) -> Result<EventPage, StoreError> {
-        self.0.page(query).await
+        delegate!(self, it => it.page(query).await)
     }
 
     /// The event of an identity, unless it was erased.
@@ -151,7 +292,7 @@ impl Store {
         topic: &str,
         id: &str,
     ) -> Result<Option<StoredEvent>, StoreError> {
-        self.0.event(tenant, topic, id).await
+        delegate!(self, it => it.event(tenant, topic, id).await)
     }
 
     /// The next events behind `after` in order of arrival that `filter` means, at most `limit`, and
@@ -162,13 +303,13 @@ impl Store {
         filter: EventFilter,
         limit: usize,
     ) -> Result<(Vec<StoredEvent>, Sequence), StoreError> {
-        self.0.events_since(after, filter, limit).await
+        delegate!(self, it => it.events_since(after, filter, limit).await)
     }
 
     /// The arrival of the last event that can be read; changes with every commit that has any.
     #[must_use]
     pub fn last_event(&self) -> watch::Receiver<Sequence> {
-        self.0.last_event()
+        delegate!(self, it => it.last_event())
     }
 
     /// What `answer` makes of rollups that cover every event that was acknowledged before this was
@@ -178,7 +319,7 @@ impl Store {
         &self,
         answer: impl Fn(&Rollups) -> T + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
-        self.0.rollups(answer).await
+        delegate!(self, it => it.rollups(answer).await)
     }
 
     /// Calls `each` with the events that `query` means, those of one block at a time and in no
@@ -191,38 +332,39 @@ impl Store {
         query: ScanQuery,
         each: impl Fn(&[ScannedEvent<'_>]) -> ControlFlow<()> + Send + Sync + 'static,
     ) -> Result<Scan, StoreError> {
-        self.0.scan(query, each).await
+        delegate!(self, it => it.scan(query, each).await)
     }
 
     /// The key under which the users of erased events are hashed.
     #[must_use]
     pub fn user_key(&self) -> UserKey {
-        self.0.user_key()
+        delegate!(self, it => it.user_key())
     }
 
     /// A number that grows whenever events were erased.
     #[must_use]
     pub fn erasures(&self) -> u64 {
-        self.0.erasures()
+        delegate!(self, it => it.erasures())
     }
 
     /// Reads every event and compares what is derived from them with what follows from them: counts,
     /// identities, rollups. Minutes for ten million events; refused as [`StoreError::Busy`] if something
     /// is written meanwhile.
     pub async fn verify(&self) -> Result<Verified, StoreError> {
-        self.0.verify().await
+        delegate!(self, it => it.verify().await)
     }
 
     /// What was ever received.
     #[must_use]
     pub fn event_counts(&self) -> EventCounts {
-        self.0.event_counts()
+        delegate!(self, it => it.event_counts())
     }
 
     /// Removes the events that `filter` means; their identities stay spent. Returns how many. Those
     /// accepted while this works stay.
     pub async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
-        let last = *self.0.last_event().borrow();
+        self.sync().await?;
+        let last = *self.last_event().borrow();
         self.erase_up_to(filter, last).await
     }
 
@@ -232,13 +374,18 @@ impl Store {
         filter: EventFilter,
         last: Sequence,
     ) -> Result<u64, StoreError> {
-        self.0.erase(filter, last).await
+        delegate!(self, it => it.erase(filter, last).await)
     }
 
     /// Merges some small blocks of events, or blocks that overlap in time; whether there were any.
     /// Call again until there are none.
     pub async fn pack(&self) -> Result<bool, StoreError> {
-        self.0.pack().await
+        match &self.0 {
+            Arm::Embedded(it) => it.pack().await,
+            // There are no blocks: the database keeps its own house.
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(_) => Ok(false),
+        }
     }
 
     /// Dead letters behind `after` in order of their number, at most `limit` and not many bytes at
@@ -248,29 +395,29 @@ impl Store {
         after: u64,
         limit: usize,
     ) -> Result<(Vec<DeadLetter>, bool), StoreError> {
-        self.0.letters(after, limit).await
+        delegate!(self, it => it.letters(after, limit).await)
     }
 
     /// One dead letter.
     pub async fn letter(&self, id: u64) -> Result<Option<DeadLetter>, StoreError> {
-        self.0.letter(id).await
+        delegate!(self, it => it.letter(id).await)
     }
 
     /// Removes a dead letter; whether there was one.
     pub async fn discard_letter(&self, id: u64) -> Result<bool, StoreError> {
-        self.0.discard_letter(id).await
+        delegate!(self, it => it.discard_letter(id).await)
     }
 
     /// Whether it takes writes.
     #[must_use]
     pub fn state(&self) -> StoreState {
-        self.0.state()
+        delegate!(self, it => it.state())
     }
 
     /// Commits what waits, refuses what comes later, folds the log into the database, and ends the
     /// writer thread. As long as the disk takes: the bound is the caller's. Who gives up loses
     /// nothing that was acknowledged, only the folding.
     pub async fn close(&self) {
-        self.0.close().await;
+        delegate!(self, it => it.close().await);
     }
 }

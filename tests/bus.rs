@@ -358,10 +358,10 @@ fn nats_killed_under_load_loses_nothing_and_stores_nothing_twice() {
             std::thread::spawn(move || load(&server, &ends, &next))
         })
         .collect();
-    for round in 1..=4_u64 {
+    for round in 1..=backing::rounds(4) {
         let before = stats(&server).1;
         poll("some more is committed", || {
-            (stats(&server).1 > before + 500 * round).then_some(())
+            (stats(&server).1 > before + 500).then_some(())
         });
         if round % 2 == 0 {
             world.nats.end(Signal::TERM);

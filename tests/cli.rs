@@ -366,3 +366,28 @@ fn a_reader_that_leaves_ends_it_in_silence() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(err(&output), "");
 }
+
+#[test]
+fn ready_waits_for_a_server_and_its_parts() {
+    let parts = r#"{"status": "ready", "components": {"store": {"state": "ok"}, "redis": {"state": "away"}}}"#;
+    let server = Server::start(|n, _| match n {
+        0 => Some((503, r#"{"detail": "the store is full"}"#.to_owned())),
+        _ => Some((200, parts.to_owned())),
+    });
+    let output = run(&server, &["ready"]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(out(&output), "ready\nredis      away\nstore      ok\n");
+    assert!(server.requests()[1].line.starts_with("GET /ready "));
+}
+
+#[test]
+fn ready_asks_once_where_it_may_not_wait() {
+    let server = Server::start(|_, _| {
+        let body = r#"{"detail": "the store is full", "code": "unavailable"}"#;
+        Some((503, body.to_owned()))
+    });
+    let output = run(&server, &["ready", "--retry-for", "0s"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("the store is full (503 unavailable)"));
+    assert_eq!(server.requests().len(), 1);
+}

@@ -49,7 +49,7 @@ fn one_line_names_the_key_and_where_it_was_set() {
             ("TOLLGATE_DATADIR", "x"),
             "error: datadir (set by TOLLGATE_DATADIR): there is no such setting; allowed here: \
              accept_loss, bus, data_dir, events, keep_ended, log_format, log_level, max_body, queues, \
-             quota, retention\n",
+             quota, retention, store\n",
         ),
         (
             &["serve"],

@@ -54,7 +54,7 @@ fn killed_at_random_moments_it_loses_nothing_and_keeps_the_pace() {
 
     let home = tempfile::tempdir().unwrap();
     let setup = Setup::fast(home.path());
-    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let ledger = ledger::shared();
     for round in 0..rounds {
         let server = setup.start();
         let known = ledger.lock().last_accepted(50);
@@ -143,6 +143,7 @@ fn live_and_die(server: Server, rng: &mut Rng, ledger: &Arc<Mutex<Ledger>>, roun
 
 /// Reads an ingestion and enters what it says.
 fn read(server: &Server, ingestion: &Accepted, ledger: &Mutex<Ledger>) {
+    let asked = ledger.lock().asks();
     let reply = server.get(&format!("/status/{}", ingestion.id)).unwrap();
     assert_eq!(
         reply.status,
@@ -151,7 +152,7 @@ fn read(server: &Server, ingestion: &Accepted, ledger: &Mutex<Ledger>) {
         ingestion.id,
         reply.text()
     );
-    ledger.lock().saw(&reply.json());
+    ledger.lock().saw(&reply.json(), asked);
 }
 
 /// Submits, and enters it once it is acknowledged.
@@ -220,10 +221,11 @@ impl Client {
             Some(ingestion) => format!("/status/{}?wait=30ms", ingestion.id),
             None => "/health".to_owned(),
         };
+        let asked = self.ledger.lock().asks();
         let reply = connection.get(&path)?;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         if path != "/health" {
-            self.ledger.lock().saw(&reply.json());
+            self.ledger.lock().saw(&reply.json(), asked);
         }
         Ok(())
     }

@@ -2,15 +2,20 @@
 #![allow(missing_docs, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "support/backing.rs"]
+mod backing;
+
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs;
 
 use proptest::prelude::*;
+use tempfile::TempDir;
+use tollgate::clock::Clock;
 use tollgate::model::event::{
     Event, EventFilter, EventTime, Order, PageQuery, Place, Receipt, Sequence, StoredEvent,
 };
 use tollgate::model::time::Timestamp;
-use tollgate::store::{NewLetter, Store, StoreSettings};
+use tollgate::store::{NewLetter, SharedSettings, Store, StoreSettings};
 
 type Identity = (String, String, String);
 
@@ -142,12 +147,58 @@ impl Source {
     }
 }
 
-fn open(dir: &Path) -> Store {
-    let settings = StoreSettings {
-        dir: dir.to_owned(),
-        accept_loss: false,
-    };
-    Store::open(&settings, |_| {}).unwrap()
+/// Where a store is.
+struct Home {
+    dir: TempDir,
+    /// Of the database, if it is in one.
+    url: Option<String>,
+}
+
+impl Home {
+    fn embedded() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            url: None,
+        }
+    }
+
+    /// `None` where there is no PostgreSQL.
+    fn postgres() -> Option<Self> {
+        Some(Self {
+            url: Some(backing::database()?),
+            ..Self::embedded()
+        })
+    }
+
+    fn both() -> impl Iterator<Item = Self> {
+        [Some(Self::embedded()), Self::postgres()]
+            .into_iter()
+            .flatten()
+    }
+
+    async fn open(&self) -> Store {
+        let dir = self.dir.path().to_owned();
+        let Some(url) = self.url.clone() else {
+            let settings = StoreSettings {
+                dir,
+                accept_loss: false,
+            };
+            return Store::open(&settings, |_| {}).unwrap();
+        };
+        let settings = SharedSettings {
+            url,
+            read_url: None,
+            dir,
+        };
+        let opened = Store::connect(&settings, Clock::system(), |_| {}).await;
+        opened.unwrap()
+    }
+
+    /// Removes what is derived, if it is there.
+    fn forget(&self) {
+        let _ = fs::remove_dir_all(self.dir.path().join("seen"));
+        let _ = fs::remove_file(self.dir.path().join("rollups"));
+    }
 }
 
 async fn append(store: &Store, events: &[Event<'static>]) -> Vec<Receipt> {
@@ -183,6 +234,7 @@ async fn pages(
 }
 
 async fn expect_same(store: &Store, model: &Model, source: &mut Source) {
+    store.sync().await.unwrap();
     let counts = store.event_counts();
     assert_eq!(counts.accepted, model.spent.len() as u64);
     assert_eq!(counts.duplicates, model.duplicates);
@@ -237,89 +289,103 @@ async fn expect_same(store: &Store, model: &Model, source: &mut Source) {
 }
 
 /// Few cases, since each writes files; `PROPTEST_CASES` asks for more.
-fn config() -> ProptestConfig {
+fn config(cases: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => default,
-        None => ProptestConfig {
-            cases: 32,
-            ..default
-        },
+        None => ProptestConfig { cases, ..default },
     }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .unwrap()
 }
 
+/// A random history in a store, against the model.
+async fn live(home: &Home, seed: u64, steps: usize) {
+    let mut source = Source(fastrand::Rng::with_seed(seed));
+    let mut model = Model::default();
+    let mut store = home.open().await;
+    for _ in 0..steps {
+        match source.0.u8(..20) {
+            0 => {
+                let mut filter = source.filter();
+                filter.tenant = Some("a".to_owned());
+                assert_eq!(
+                    store.erase(filter.clone()).await.unwrap(),
+                    model.erase(&filter)
+                );
+            }
+            1 | 2 => while store.pack().await.unwrap() {},
+            3 => {
+                if source.0.bool() {
+                    store.close().await;
+                }
+                drop(store);
+                if source.0.bool() {
+                    home.forget();
+                }
+                store = home.open().await;
+            }
+            4..=7 => expect_same(&store, &model, &mut source).await,
+            _ => {
+                let request = source.request();
+                assert_eq!(append(&store, &request).await, model.append(&request));
+            }
+        }
+    }
+    expect_same(&store, &model, &mut source).await;
+    drop(store);
+    expect_same(&home.open().await, &model, &mut source).await;
+}
+
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(32))]
     #[test]
     fn any_history_gives_what_a_list_and_a_set_give(seed: u64, steps in 1_usize..60) {
-        runtime().block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let mut source = Source(fastrand::Rng::with_seed(seed));
-            let mut model = Model::default();
-            let mut store = open(dir.path());
-            for _ in 0..steps {
-                match source.0.u8(..20) {
-                    0 => {
-                        let mut filter = source.filter();
-                        filter.tenant = Some("a".to_owned());
-                        assert_eq!(store.erase(filter.clone()).await.unwrap(), model.erase(&filter));
-                    }
-                    1 | 2 => while store.pack().await.unwrap() {},
-                    3 => {
-                        if source.0.bool() {
-                            store.close().await;
-                        }
-                        drop(store);
-                        if source.0.bool() {
-                            // The identity index is derived: without it, it is made anew.
-                            std::fs::remove_dir_all(dir.path().join("seen")).unwrap();
-                        }
-                        store = open(dir.path());
-                    }
-                    4..=7 => expect_same(&store, &model, &mut source).await,
-                    _ => {
-                        let request = source.request();
-                        assert_eq!(append(&store, &request).await, model.append(&request));
-                    }
-                }
-            }
-            expect_same(&store, &model, &mut source).await;
-            drop(store);
-            expect_same(&open(dir.path()), &model, &mut source).await;
-        });
+        runtime().block_on(live(&Home::embedded(), seed, steps));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(8))]
+    #[test]
+    fn any_history_in_postgres_gives_what_a_list_and_a_set_give(seed: u64, steps in 1_usize..60) {
+        if let Some(home) = Home::postgres() {
+            runtime().block_on(live(&home, seed, steps));
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_hundred_equal_events_at_once_one_is_accepted() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let event = Source(fastrand::Rng::with_seed(7)).event();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..200 {
-        let (store, event) = (store.clone(), event.clone());
-        tasks.spawn(async move { append(&store, &[event]).await[0] });
+    for home in Home::both() {
+        let store = home.open().await;
+        let event = Source(fastrand::Rng::with_seed(7)).event();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let (store, event) = (store.clone(), event.clone());
+            tasks.spawn(async move { append(&store, &[event]).await[0] });
+        }
+        let receipts = tasks.join_all().await;
+        let accepted = receipts.iter().filter(|it| **it == Receipt::Accepted);
+        assert_eq!(accepted.count(), 1);
+        store.sync().await.unwrap();
+        let counts = store.event_counts();
+        assert_eq!(
+            (counts.accepted, counts.duplicates, counts.conflicting),
+            (1, 199, 0)
+        );
     }
-    let receipts = tasks.join_all().await;
-    let accepted = receipts.iter().filter(|it| **it == Receipt::Accepted);
-    assert_eq!(accepted.count(), 1);
-    let counts = store.event_counts();
-    assert_eq!(
-        (counts.accepted, counts.duplicates, counts.conflicting),
-        (1, 199, 0)
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_requests_that_hold_what_the_other_wants_both_end() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
+    let home = Home::embedded();
+    let store = home.open().await;
     let mut source = Source(fastrand::Rng::with_seed(8));
     let mut event = |id: &'static str| Event {
         id: id.into(),
@@ -345,26 +411,27 @@ async fn two_requests_that_hold_what_the_other_wants_both_end() {
 
 #[tokio::test]
 async fn letters_are_kept_listed_and_discarded() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let letter = |n: i64| NewLetter {
-        refused_at: Timestamp::from_micros(n),
-        errors: "[]".to_owned(),
-        body: format!("{{\"n\":{n}}}"),
-    };
-    let prepared = store.prepare(&[], vec![letter(1), letter(2)]).unwrap();
-    assert_eq!(store.append(prepared).await.unwrap(), []);
-    drop(store);
-    let store = open(dir.path());
-    let (letters, more) = store.letters(0, 10).await.unwrap();
-    assert!(!more);
-    assert_eq!(letters.len(), 2);
-    assert_eq!(letters[1].body, "{\"n\":2}");
-    assert!(store.discard_letter(letters[0].id).await.unwrap());
-    assert!(!store.discard_letter(letters[0].id).await.unwrap());
-    assert_eq!(store.letter(letters[0].id).await.unwrap(), None);
-    assert_eq!(
-        store.letter(letters[1].id).await.unwrap().as_ref(),
-        letters.get(1)
-    );
+    for home in Home::both() {
+        let store = home.open().await;
+        let letter = |n: i64| NewLetter {
+            refused_at: Timestamp::from_micros(n),
+            errors: "[]".to_owned(),
+            body: format!("{{\"n\":{n}}}"),
+        };
+        let prepared = store.prepare(&[], vec![letter(1), letter(2)]).unwrap();
+        assert_eq!(store.append(prepared).await.unwrap(), []);
+        drop(store);
+        let store = home.open().await;
+        let (letters, more) = store.letters(0, 10).await.unwrap();
+        assert!(!more);
+        assert_eq!(letters.len(), 2);
+        assert_eq!(letters[1].body, "{\"n\":2}");
+        assert!(store.discard_letter(letters[0].id).await.unwrap());
+        assert!(!store.discard_letter(letters[0].id).await.unwrap());
+        assert_eq!(store.letter(letters[0].id).await.unwrap(), None);
+        assert_eq!(
+            store.letter(letters[1].id).await.unwrap().as_ref(),
+            letters.get(1)
+        );
+    }
 }

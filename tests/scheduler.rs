@@ -453,7 +453,7 @@ async fn a_watch_sees_every_move_in_order() {
         .submit(submission(&jobs, 4, Priority::Low))
         .await
         .unwrap();
-    let mut watch = jobs.watch(id).unwrap();
+    let mut watch = jobs.watch(id).await.unwrap();
     advance_until(&clock, Duration::from_millis(50), async || {
         view(&jobs, id).await.ended_at.is_some()
     })

@@ -2,6 +2,8 @@
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "support/backing.rs"]
+mod backing;
 #[path = "support/store_model.rs"]
 mod store_model;
 
@@ -9,13 +11,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use store_model::{History, Opened, State, open, settings};
+use store_model::{History, Opened, State, connect, open, settings};
 use tollgate::model::batch::{BatchRun, BatchStatus};
 use tollgate::model::change::{Change, IdempotencyRecord};
 use tollgate::model::id::{BatchIndex, IngestionId};
 use tollgate::model::ingestion::Ingestion;
 use tollgate::model::time::Timestamp;
-use tollgate::store::{Store, StoreError, StoreState};
+use tollgate::store::{SharedSettings, Store, StoreError, StoreState};
 use uuid::Uuid;
 
 /// Few cases, since each writes files; `PROPTEST_CASES` asks for more.
@@ -32,8 +34,66 @@ fn config() -> ProptestConfig {
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .unwrap()
+}
+
+/// Where a store is, in each of its arms.
+enum Place {
+    Directory(tempfile::TempDir),
+    Database(SharedSettings, tempfile::TempDir),
+}
+
+impl Place {
+    fn directory() -> Self {
+        Self::Directory(tempfile::tempdir().unwrap())
+    }
+
+    /// `None` where PostgreSQL isn't installed.
+    fn database() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = SharedSettings {
+            url: backing::database()?,
+            read_url: None,
+            dir: dir.path().to_owned(),
+        };
+        Some(Self::Database(settings, dir))
+    }
+
+    async fn open(&self) -> Opened {
+        match self {
+            Self::Directory(dir) => open(&settings(dir.path())).unwrap(),
+            Self::Database(settings, _) => connect(settings).await.unwrap(),
+        }
+    }
+}
+
+/// A random history of `commits`, pruned and reopened now and then.
+async fn holds_what_a_naive_model_holds(place: Place, seed: u64, commits: usize) {
+    let mut history = History::new(seed);
+    let mut opened = place.open().await;
+    for _ in 0..commits {
+        match history.rng.u8(..20) {
+            0 => {
+                let (ended_before, now) = (history.now(), history.now());
+                while opened.store.prune(ended_before, now).await.unwrap() > 0 {}
+                history.state.prune(ended_before, now);
+            }
+            1 => {
+                if history.rng.bool() {
+                    opened.store.close().await;
+                }
+                drop(opened);
+                opened = place.open().await;
+            }
+            _ => opened.store.commit(history.commit()).await.unwrap(),
+        }
+    }
+    let everything = opened.applied.lock().live.clone();
+    assert_eq!(everything, history.state.live);
+    drop(opened);
+    expect_same(&place.open().await, &history.state).await;
 }
 
 fn submitted(history: &mut History) -> (Change, Ingestion) {
@@ -73,32 +133,18 @@ proptest! {
     #![proptest_config(config())]
     #[test]
     fn a_store_holds_what_a_naive_model_holds(seed: u64, commits in 1_usize..80) {
-        runtime().block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let mut history = History::new(seed);
-            let mut opened = open(&settings(dir.path())).unwrap();
-            for _ in 0..commits {
-                match history.rng.u8(..20) {
-                    0 => {
-                        let (ended_before, now) = (history.now(), history.now());
-                        while opened.store.prune(ended_before, now).await.unwrap() > 0 {}
-                        history.state.prune(ended_before, now);
-                    }
-                    1 => {
-                        if history.rng.bool() {
-                            opened.store.close().await;
-                        }
-                        drop(opened);
-                        opened = open(&settings(dir.path())).unwrap();
-                    }
-                    _ => opened.store.commit(history.commit()).await.unwrap(),
-                }
-            }
-            let everything = opened.applied.lock().live.clone();
-            assert_eq!(everything, history.state.live);
-            drop(opened);
-            expect_same(&open(&settings(dir.path())).unwrap(), &history.state).await;
-        });
+        runtime().block_on(holds_what_a_naive_model_holds(Place::directory(), seed, commits));
+    }
+}
+
+proptest! {
+    // Each makes a database.
+    #![proptest_config(ProptestConfig { cases: config().cases.div_ceil(4), ..config() })]
+    #[test]
+    fn a_shared_store_holds_what_a_naive_model_holds(seed: u64, commits in 1_usize..80) {
+        if let Some(place) = Place::database() {
+            runtime().block_on(holds_what_a_naive_model_holds(place, seed, commits));
+        }
     }
 }
 

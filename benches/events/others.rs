@@ -1,8 +1,11 @@
 //! The same stream into what others use: exact deduplication, a sync before each answer where it
 //! can be had.
 
+#[path = "others/nats.rs"]
 mod nats;
-mod postgres;
+#[path = "others/postgres.rs"]
+pub(crate) mod postgres;
+#[path = "others/redis.rs"]
 mod redis;
 
 use std::net::SocketAddr;
@@ -18,10 +21,10 @@ use super::postgres::Postgres;
 use super::process::Setup;
 
 /// How many clients there are.
-const CONNECTIONS: usize = 4;
+pub(crate) const CONNECTIONS: usize = 4;
 
 /// One client of it.
-trait Client: Send + Sized + 'static {
+pub(crate) trait Client: Send + Sized + 'static {
     /// A kept connection.
     fn connect(address: SocketAddr) -> Self;
     /// Stores a batch; how many of it were new.
@@ -88,7 +91,7 @@ fn tollgate(requests: u64) -> f64 {
 }
 
 /// Events a second.
-fn measure<C: Client>(other: &Other, requests: u64) -> f64 {
+pub(crate) fn measure<C: Client>(other: &Other, requests: u64) -> f64 {
     let generator = Arc::new(Generator::new(requests * NEW));
     let next = Arc::new(AtomicU64::new(0));
     let mut clients: Vec<C> = (0..CONNECTIONS)

@@ -250,8 +250,10 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Whether a name, as it is between its quotes, is `key`. A name with escapes never is the key that it
+/// looks like: `"\""` is one quote, and the key `\"` is written `"\\\""`.
 fn is_key(name: &str, key: &str) -> bool {
-    name == key || (name.contains('\\') && unescape(name).is_some_and(|name| name == key))
+    unescape(name).is_some_and(|name| name == key)
 }
 
 /// What the inside of a JSON string says; `None` of an escape that means no character.

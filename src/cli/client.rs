@@ -170,7 +170,9 @@ impl Client {
         clock: &Clock,
     ) -> Result<String, Refusal> {
         let mut url = self.url(path)?;
-        url.query_pairs_mut().extend_pairs(query);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let get = || self.send(self.http.get(url.clone()));
         self.again(retry_for, clock, get).await
     }

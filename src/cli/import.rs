@@ -7,7 +7,7 @@
 mod batch;
 mod checkpoint;
 mod columns;
-mod progress;
+pub(super) mod progress;
 mod rejects;
 mod rows;
 mod source;

@@ -71,6 +71,7 @@ fn what_the_file_shows_as_defaults_are_the_defaults() {
                 "requests",
                 "per",
                 "url",
+                "read_url",
                 "replicas",
                 "max_bytes",
                 "max_deliver",
@@ -187,7 +188,8 @@ fn a_bad_value_in_the_file_is_named_with_what_is_allowed() {
         (
             "colour = 1".to_owned(),
             "colour (set in Rocket.toml): there is no such setting; allowed here: accept_loss, bus, \
-             data_dir, events, keep_ended, log_format, log_level, max_body, queues, quota, retention"
+             data_dir, events, keep_ended, log_format, log_level, max_body, queues, quota, \
+             retention, store"
                 .to_owned(),
         ),
         (

@@ -34,6 +34,11 @@ pub(super) async fn run(events: Events) {
     let mut mover = cold.map(|cold| Mover::new(cold, metrics));
     let mut told = false;
     for round in 0_u32.. {
+        if store.term().borrow().is_none() {
+            // Another node does it.
+            clock.sleep(EVERY).await;
+            continue;
+        }
         match tidy(&store, &clock, &settings.retention, round).await {
             Ok(()) => told = false,
             Err(StoreError::Closed) => return,

@@ -32,7 +32,7 @@ const SMALL: usize = 16 * 1024;
 const MAX_WAITING: usize = 256;
 
 /// What is counted of an event without a type.
-const NO_TYPE: &str = "none";
+pub const NO_TYPE: &str = "none";
 
 /// Why nothing of a request was stored.
 #[derive(Debug, Error)]

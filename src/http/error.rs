@@ -252,7 +252,9 @@ impl From<StoreError> for Problem {
                 )
                 .retry_after(Duration::from_secs(5));
             }
-            StoreError::Closed => Duration::from_secs(5),
+            StoreError::Closed | StoreError::Away(_) | StoreError::Deposed => {
+                Duration::from_secs(5)
+            }
             StoreError::Full => Duration::from_secs(10),
             StoreError::Failed(_) => Duration::from_mins(1),
         };
@@ -260,6 +262,13 @@ impl From<StoreError> for Problem {
             // The reason names files of the server: the log has it, a client has no use for it.
             StoreError::Failed(_) => {
                 "Nothing was stored: the store takes no writes until the service is restarted."
+                    .to_owned()
+            }
+            // Nor for the server's.
+            StoreError::Away(_) => {
+                "The database does not answer: whether this was stored can't be \
+                 told. Send it again later; an event is stored once however often it is sent, a \
+                 submission with an Idempotency-Key too."
                     .to_owned()
             }
             other => format!("Nothing was stored: {other}. Send it again later."),
@@ -535,6 +544,8 @@ mod tests {
             StoreError::Busy,
             StoreError::Full,
             StoreError::Closed,
+            StoreError::Deposed,
+            StoreError::Away("no host \"/secret/path\"".to_owned()),
             StoreError::Failed("io error on /secret/path".to_owned()),
         ] {
             let problem = SubmitError::Store(error).into();

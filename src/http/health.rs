@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::HttpState;
 use super::error::{Code, Problem};
+use crate::jobs::Jobs;
 use crate::model::bus::BusState;
 use crate::store::StoreState;
 
@@ -63,8 +64,11 @@ pub(super) struct Ready {
 pub(super) struct Components {
     /// Whether writes are taken.
     store: Component,
-    /// Whether batches are started.
+    /// Whether batches are started: here, or (`standby`) on another node.
     scheduler: Component,
+    /// Whether the database answers that several nodes share; only where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<Component>,
     /// Whether the Redis that nodes share answers; absent if none is set. Without it each node counts
     /// for itself, and nothing fails.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +81,7 @@ pub(super) struct Components {
 /// The state of one part.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Component {
-    /// `ok`, or what else it is: `full`, `failed`, `stopped`, `away`.
+    /// `ok`, or what else it is: `full`, `away`, `failed`, `stopped`.
     #[schema(example = "ok")]
     state: &'static str,
     /// More about it, if it isn't `ok`.
@@ -107,24 +111,34 @@ impl Component {
 const AWAY: Component = Component::not_ok("away", "NATS does not answer; events are refused");
 
 impl Components {
-    fn of(store: &StoreState, schedulers_run: bool, bus: Option<BusState>) -> Self {
+    fn of(store: &StoreState, scheduling: Scheduling, shared: bool, bus: Option<BusState>) -> Self {
+        let store = match store {
+            StoreState::Ok => Component::OK,
+            StoreState::Full => {
+                Component::not_ok("full", "the disk is full; writes resume when space returns")
+            }
+            StoreState::Away(_) => Component::not_ok(
+                "away",
+                "the database does not answer; it is tried again all the time",
+            ),
+            // The reason names files of the server; the log has it.
+            StoreState::Failed(_) => Component::not_ok(
+                "failed",
+                "a write failed; it takes no writes until a restart",
+            ),
+        };
         Self {
-            store: match store {
-                StoreState::Ok => Component::OK,
-                StoreState::Full => {
-                    Component::not_ok("full", "the disk is full; writes resume when space returns")
+            scheduler: match scheduling {
+                Scheduling::Here => Component::OK,
+                Scheduling::Elsewhere => {
+                    Component::not_ok(STANDBY, "batches are started by another node")
                 }
-                // The reason names files of the server; the log has it.
-                StoreState::Failed(_) => Component::not_ok(
-                    "failed",
-                    "a write failed; it takes no writes until a restart",
-                ),
+                Scheduling::Stopped => {
+                    Component::not_ok("stopped", "no batch is started: the service shuts down")
+                }
             },
-            scheduler: if schedulers_run {
-                Component::OK
-            } else {
-                Component::not_ok("stopped", "no batch is started: the service shuts down")
-            },
+            database: shared.then(|| store.clone()),
+            store,
             redis: None,
             nats: bus.map(|bus| Component {
                 lag: Some(bus.lag),
@@ -148,7 +162,30 @@ impl Components {
     fn all_ok(&self) -> bool {
         let nats = self.nats.iter();
         let mut all = [&self.store, &self.scheduler].into_iter().chain(nats);
-        all.all(|component| component.state == Component::OK.state)
+        all.all(|component| component.state == Component::OK.state || component.state == STANDBY)
+    }
+}
+
+/// The state of a node's scheduler while another one starts the batches.
+const STANDBY: &str = "standby";
+
+/// Who starts batches.
+#[derive(Clone, Copy)]
+enum Scheduling {
+    Here,
+    Elsewhere,
+    Stopped,
+}
+
+impl Scheduling {
+    fn of(jobs: &Jobs) -> Self {
+        if !jobs.schedulers_run() {
+            Self::Stopped
+        } else if jobs.store().term().borrow().is_some() {
+            Self::Here
+        } else {
+            Self::Elsewhere
+        }
     }
 }
 
@@ -195,10 +232,15 @@ pub(super) fn liveness() -> (ContentType, String) {
         (status = 503, description = "`unavailable`: `components` says what does not work."),
     ))]
 #[get("/ready")]
-pub(super) fn ready(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
+pub(super) async fn ready(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
+    let store = state.jobs.store();
+    // How it went is in the state.
+    let _ = store.sync().await;
+    let scheduling = Scheduling::of(&state.jobs);
     let components = Components::of(
-        &state.jobs.store().state(),
-        state.jobs.schedulers_run(),
+        &store.state(),
+        scheduling,
+        store.is_shared(),
         state.events.bus.state(),
     )
     .with_redis(state.shared.is_up());
@@ -227,15 +269,20 @@ mod tests {
 
     #[test]
     fn ready_needs_every_part() {
-        assert!(Components::of(&StoreState::Ok, true, None).all_ok());
-        assert!(!Components::of(&StoreState::Full, true, None).all_ok());
-        assert!(!Components::of(&StoreState::Ok, false, None).all_ok());
-        let failed = Components::of(&StoreState::Failed("/secret/path".into()), true, None);
-        let away = Components::of(&StoreState::Ok, true, None).with_redis(Some(false));
+        let of = |store, scheduling| Components::of(&store, scheduling, false, None);
+        assert!(of(StoreState::Ok, Scheduling::Here).all_ok());
+        assert!(of(StoreState::Ok, Scheduling::Elsewhere).all_ok());
+        assert!(!of(StoreState::Full, Scheduling::Here).all_ok());
+        assert!(!of(StoreState::Ok, Scheduling::Stopped).all_ok());
+        let away = of(StoreState::Ok, Scheduling::Here).with_redis(Some(false));
         assert!(away.all_ok());
         assert_eq!(away.redis.unwrap().state, "away");
+        let failed = of(StoreState::Failed("/secret/path".into()), Scheduling::Here);
         assert_eq!(failed.store.state, "failed");
-        let over = |up| Components::of(&StoreState::Ok, true, Some(BusState { up, lag: 7 }));
+        let over = |up| {
+            let bus = Some(BusState { up, lag: 7 });
+            Components::of(&StoreState::Ok, Scheduling::Here, false, bus)
+        };
         assert!(over(true).all_ok(), "a lag is no failure");
         assert!(!over(false).all_ok());
         assert_eq!(over(false).nats.unwrap().lag, Some(7));

@@ -121,10 +121,11 @@ pub(super) struct Ingestions {
 #[utoipa::path(get, path = "/queues", tag = "jobs",
     responses((status = 200, description = "Every queue, by name.", body = Queues)))]
 #[get("/queues")]
-pub(super) fn queues(state: &State<HttpState>) -> (ContentType, String) {
-    json(&Queues {
+pub(super) async fn queues(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
+    state.jobs.store().sync().await?;
+    Ok(json(&Queues {
         queues: state.jobs.queues().into_iter().map(Queue::from).collect(),
-    })
+    }))
 }
 
 /// List the newest ingestions
@@ -138,7 +139,7 @@ pub(super) fn queues(state: &State<HttpState>) -> (ContentType, String) {
         (status = 422, description = "`invalid_value`: `limit` is not 1 to 100."),
     ))]
 #[get("/ingestions?<limit>")]
-pub(super) fn ingestions(
+pub(super) async fn ingestions(
     limit: Option<&str>,
     state: &State<HttpState>,
 ) -> Result<(ContentType, String), Problem> {
@@ -152,6 +153,7 @@ pub(super) fn ingestions(
             ));
         }
     };
+    state.jobs.store().sync().await?;
     let recent = state.jobs.recent(limit);
     Ok(json(&Ingestions {
         ingestions: recent.iter().map(Summary::of).collect(),

@@ -6,6 +6,7 @@ use rocket::{State, get, routes};
 use serde::Serialize;
 
 use super::HttpState;
+use super::error::Problem;
 use super::health::{json, seconds};
 use super::quota;
 
@@ -46,15 +47,16 @@ pub(super) struct Stats {
 #[utoipa::path(get, path = "/stats", tag = "events",
     responses((status = 200, description = "The counts.", body = Stats)))]
 #[get("/stats")]
-pub(super) fn stats(state: &State<HttpState>) -> (ContentType, String) {
+pub(super) async fn stats(state: &State<HttpState>) -> Result<(ContentType, String), Problem> {
+    state.events.store.sync().await?;
     let mut counts = state.events.store.event_counts();
     counts.topics.retain(|topic| !topic.is_empty());
-    json(&Stats {
+    Ok(json(&Stats {
         received: counts.accepted + counts.duplicates,
         unique_processed: counts.accepted,
         duplicate_dropped: counts.duplicates,
         conflicting: counts.conflicting,
         uptime_seconds: seconds(state.clock.now().mono),
         topics: counts.topics,
-    })
+    }))
 }

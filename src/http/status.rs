@@ -150,7 +150,7 @@ async fn wait_for_change(
     shutdown: Shutdown,
 ) -> Result<(), Problem> {
     // Subscribe first: a change between the two would be missed otherwise.
-    let Some(mut watch) = state.jobs.watch(id) else {
+    let Some(mut watch) = state.jobs.watch(id).await else {
         return Ok(());
     };
     let before = read(state, id, 0..0).await?.progress.status();

@@ -27,10 +27,21 @@ pub(crate) const SPARE: Duration = Duration::from_millis(25);
 /// How far a booking reaches. After a crash, this much may be waited more than the interval.
 pub(crate) const REACH: Duration = Duration::from_millis(100);
 
+/// How far a booking reaches where other nodes may take over. The start of a batch books its slot, and
+/// nothing is booked ahead.
+const SHARED_REACH: Duration = Duration::from_secs(1);
+
+/// Where other nodes may take over, work that has not begun so long before the end of what is booked
+/// needs another booking: the clocks of two nodes are that close to each other (an answer of the
+/// database about its time is used only if it came sooner).
+const SKEW: Duration = Duration::from_millis(500);
+
 /// What one queue has booked. Every booking reaches equally far and they are committed in their
 /// order, so the latest on disk is the one that reaches furthest.
 #[derive(Debug, Default)]
 pub(crate) struct Booking {
+    /// Whether other nodes may take over.
+    shared: bool,
     /// What is on disk: until when, in monotonic time.
     until: Option<Duration>,
     /// The end of the booking that is on its way to the disk.
@@ -42,24 +53,43 @@ pub(crate) struct Booking {
 }
 
 impl Booking {
-    /// The end of a booking that is made at `now`.
-    pub(crate) fn reach(now: Now) -> Slot {
-        Slot {
-            mono: now.mono.saturating_add(REACH),
-            wall: now.wall.plus(REACH),
+    /// Of a queue that other nodes may take over.
+    pub(crate) fn shared() -> Self {
+        Self {
+            shared: true,
+            ..Self::default()
         }
+    }
+
+    /// The end of a booking that is made at `now`.
+    pub(crate) fn reach(&self, now: Now) -> Slot {
+        let reach = if self.shared { SHARED_REACH } else { REACH };
+        Slot {
+            mono: now.mono.saturating_add(reach),
+            wall: now.wall.plus(reach),
+        }
+    }
+
+    /// After this, in monotonic time, no work may begin before more is booked. Only where other nodes
+    /// may take over: whoever does so waits an interval from the end of what was booked, and what
+    /// would begin later than that would begin beside them.
+    pub(crate) fn not_after(&self) -> Option<Duration> {
+        let until = self.until.unwrap_or_default();
+        self.shared.then(|| until.saturating_sub(SKEW))
     }
 
     /// Whether the work of a slot (in monotonic time) may begin before anything more is on disk.
     pub(crate) fn covers(&self, slot: Duration) -> bool {
-        self.until
-            .is_some_and(|until| slot.saturating_add(SPARE) <= until)
+        !self.shared
+            && self
+                .until
+                .is_some_and(|until| slot.saturating_add(SPARE) <= until)
     }
 
     /// When to ask for the next booking, if the next slot opens at `opens_at`. `None` while one is on
     /// its way, and after a refusal.
     pub(crate) fn due(&self, opens_at: Duration) -> Option<Duration> {
-        let waits = self.asked.is_none() && self.refused != Some(opens_at);
+        let waits = !self.shared && self.asked.is_none() && self.refused != Some(opens_at);
         let covered = self.until.unwrap_or_default();
         waits.then(|| opens_at.max(covered).saturating_sub(AHEAD))
     }
@@ -71,7 +101,7 @@ impl Booking {
 
     /// A booking goes to the disk; what was on its way before it counts no longer.
     pub(crate) fn ask(&mut self, now: Now) -> Slot {
-        let end = Self::reach(now);
+        let end = self.reach(now);
         self.asked = Some(end.mono);
         self.passed = false;
         end
@@ -148,12 +178,29 @@ mod tests {
     #[test]
     fn work_that_began_later_than_all_that_is_booked_is_told_of_once() {
         let mut booking = Booking::default();
-        booking.committed(Booking::reach(at(0)));
+        booking.committed(booking.reach(at(0)));
         booking.began(100 * MS);
         assert!(!booking.is_passed());
         booking.began(101 * MS);
         assert!(booking.is_passed());
         booking.ask(at(102));
         assert!(!booking.is_passed());
+    }
+
+    #[test]
+    fn what_others_may_take_over_is_never_booked_ahead() {
+        let mut booking = Booking::shared();
+        assert_eq!(booking.due(1000 * MS), None);
+        assert_eq!(
+            booking.not_after(),
+            Some(Duration::ZERO),
+            "nothing is booked"
+        );
+        let end = booking.ask(at(1000));
+        assert_eq!(end.mono, 2000 * MS);
+        booking.committed(end);
+        assert!(!booking.covers(1000 * MS));
+        assert_eq!(booking.not_after(), Some(1500 * MS));
+        assert_eq!(Booking::default().not_after(), None);
     }
 }

@@ -34,7 +34,8 @@ impl Housekeeping {
         for round in 0_u32.. {
             self.evict();
             self.live.sweep_watched();
-            if round.is_multiple_of(PRUNE_EVERY) {
+            let leads = self.store.term().borrow().is_some();
+            if leads && round.is_multiple_of(PRUNE_EVERY) {
                 self.prune().await;
             }
             tokio::select! {

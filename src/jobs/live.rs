@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -11,10 +11,13 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::outlook::QueuePace;
 use super::registry::Registry;
 use super::view::{BatchView, Moved, Watch};
+use crate::clock::Clock;
+use crate::model::batch::BatchStatus;
 use crate::model::change::Change;
-use crate::model::id::{BatchIndex, IngestionId};
+use crate::model::id::{BatchIndex, IngestionId, IngestionRef};
 use crate::model::ingestion::Ingestion;
 use crate::model::queue::{QueueId, QueueSettings};
+use crate::model::time::Timestamp;
 
 /// How many moves a slow watcher may lag behind before it loses the oldest.
 const WATCH_LAG: usize = 256;
@@ -23,8 +26,9 @@ const WATCH_LAG: usize = 256;
 const MAX_WATCHED: usize = 10_000;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Live {
+    clock: Clock,
     pub(crate) registry: RwLock<Registry>,
     /// By [`QueueId`]; set once the store has replayed.
     handles: OnceLock<Vec<Option<QueueHandle>>>,
@@ -41,6 +45,10 @@ pub(crate) struct QueueHandle {
     pub(crate) applied: AtomicU64,
     /// How many of those the scheduler had seen when it last found nothing to start.
     pub(crate) considered: watch::Sender<u64>,
+    /// Whether its batches are started here, and not on another node.
+    pub(crate) leads: AtomicBool,
+    /// Moves of its batches so far.
+    pub(crate) moved: watch::Sender<u64>,
     /// Batches that are being submitted: not in the registry yet.
     pub(crate) reserved: AtomicU64,
     opens_at_nanos: AtomicU64,
@@ -54,6 +62,8 @@ impl QueueHandle {
             wake: Notify::new(),
             applied: AtomicU64::new(0),
             considered: watch::Sender::new(0),
+            leads: AtomicBool::new(false),
+            moved: watch::Sender::new(0),
             reserved: AtomicU64::new(0),
             opens_at_nanos: AtomicU64::new(0),
             run_micros: AtomicU64::new(micros(typical_run)),
@@ -96,6 +106,15 @@ fn micros(duration: Duration) -> u64 {
 }
 
 impl Live {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            registry: RwLock::default(),
+            handles: OnceLock::new(),
+            watched: Watched::default(),
+        }
+    }
+
     /// Ends the replay and opens the queues for business.
     pub(crate) fn open(&self, handles: Vec<Option<QueueHandle>>) {
         self.registry.write().go_live();
@@ -115,6 +134,7 @@ impl Live {
                 Change::Submitted { ingestion, .. } => Some(ingestion.queue),
                 _ => None,
             };
+            let news = News::of(&change);
             let moved = match &change {
                 Change::BatchMoved {
                     ingestion, batch, ..
@@ -132,11 +152,34 @@ impl Live {
             if let Some((id, batch)) = moved {
                 self.watched
                     .tell(id, || Some(moved_in(registry.get(id)?, batch)));
+                if let Some(queue) = registry.get(id).map(|ingestion| ingestion.queue)
+                    && let Some(handle) = self.handle(queue)
+                {
+                    self.tell_queue(handle, news, &mut registry);
+                }
             }
             if let Some(handle) = submitted.and_then(|queue| self.handle(queue)) {
                 handle.applied.fetch_add(1, Ordering::Release);
                 handle.wake.notify_one();
             }
+        }
+    }
+
+    /// What follows from a move beside the registry. Where batches are started here, the scheduler
+    /// knows when the next slot opens, and tells of the ends.
+    fn tell_queue(&self, handle: &QueueHandle, news: News, registry: &mut Registry) {
+        handle.moved.send_modify(|moves| *moves += 1);
+        if handle.leads.load(Ordering::Acquire) {
+            return;
+        }
+        match news {
+            News::Started(slot) => {
+                let now = self.clock.now();
+                let until = slot.plus(handle.settings.interval).since(now.wall);
+                handle.set_opens_at(now.mono + until);
+            }
+            News::Ended(ingestion, at) => registry.told(ingestion, at),
+            News::Other => {}
         }
     }
 
@@ -150,6 +193,29 @@ impl Live {
     /// Forgets watched ingestions that nobody watches any more.
     pub(crate) fn sweep_watched(&self) {
         self.watched.sweep();
+    }
+}
+
+/// What a change means for those who don't schedule.
+#[derive(Clone, Copy)]
+enum News {
+    /// A batch started in this slot.
+    Started(Timestamp),
+    Ended(IngestionRef, Timestamp),
+    Other,
+}
+
+impl News {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::BatchMoved { run, .. }
+                if run.status == BatchStatus::Triggered && !run.waits_for_retry() =>
+            {
+                Self::Started(run.triggered_at)
+            }
+            Change::IngestionEnded { ingestion, at } => Self::Ended(*ingestion, *at),
+            _ => Self::Other,
+        }
     }
 }
 

@@ -271,8 +271,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends the replay: makes the heaps, the positions and the timers from what was replayed.
-    /// Batches that were `triggered` when the process died can start again, in their old order.
+    /// Ends the replay: makes the heaps, the positions and the timers from what was replayed. Batches
+    /// that are `triggered` run on another node if there is one, until [`Registry::take_over`].
     pub(crate) fn go_live(&mut self) {
         debug_assert!(!self.live, "a registry goes live once");
         self.live = true;
@@ -297,7 +297,7 @@ impl Registry {
             let Some(ready) = ready.get_mut(entry.ingestion.queue.index()) else {
                 continue;
             };
-            let mut startable = entry.ingestion.waiting_count();
+            let startable = entry.ingestion.waiting_count();
             ready.extend(
                 entry
                     .ingestion
@@ -309,8 +309,7 @@ impl Registry {
                 if let Some(due) = run.retry_at.filter(|_| run.waits_for_retry()) {
                     queue.backoff.insert((due, arrival, batch, slot));
                 } else if !run.status.has_ended() {
-                    startable += 1;
-                    ready.push(entry.ready(slot, batch));
+                    queue.running.insert((entry.ingestion.id, batch));
                 }
             }
             if entry.ingestion.waiting_count() > 0
@@ -323,6 +322,24 @@ impl Registry {
         for (queue, ready) in self.queues.iter_mut().zip(ready) {
             if let Some(queue) = queue {
                 queue.heap = Heap::from_unordered(ready.into_iter());
+            }
+        }
+    }
+
+    /// From now on batches of the queue are started here. Those that are `triggered` were started by
+    /// somebody who is gone: they can start again, in their old order.
+    pub(crate) fn take_over(&mut self, queue: QueueId) {
+        let Ok(queue) = queue_mut(&mut self.queues, queue) else {
+            return;
+        };
+        for (id, batch) in std::mem::take(&mut queue.running) {
+            if let Some(slot) = self.slab.find(id)
+                && let Some(entry) = self.slab.get(slot)
+            {
+                queue.ready(entry, slot, batch);
+                queue
+                    .backlog_of(entry.ingestion.priority)
+                    .add(entry.ordinal, 1);
             }
         }
     }

@@ -13,12 +13,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::attempt::{Attempt, Gate};
+use super::booking::Booking;
 use super::callback::{Callback, Callbacks};
 use super::decide::Finished;
 use super::live::{Live, QueueHandle};
 use super::pace::Slot;
-use super::processor::{Failure, IdResult, Processor, Work};
-use super::results;
+use super::processor::Processor;
 use super::scheduler::{Outcome, Scheduler, Start};
 use crate::clock::Clock;
 use crate::events::Events;
@@ -26,9 +27,9 @@ use crate::model::batch::BatchStatus;
 use crate::model::change::Change;
 use crate::model::id::{BatchIndex, IngestionRef};
 use crate::model::ingestion::Ingestion;
-use crate::model::queue::{QueueId, QueueName};
+use crate::model::queue::{QueueId, QueueName, QueueSettings};
 use crate::model::time::Now;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Term};
 use crate::telemetry::{Metrics, counted};
 
 /// How long to wait after the store refused a commit.
@@ -52,6 +53,9 @@ pub(crate) struct Runner {
     pub(crate) metrics: Metrics,
     pub(crate) callbacks: Callbacks,
     pub(crate) processor: Arc<Processor>,
+    pub(crate) settings: QueueSettings,
+    /// The term in which this node schedules; the last one, if it does not.
+    pub(crate) term: Term,
     /// Where the work is done.
     pub(crate) workers: Handle,
     /// True once no more batches shall start.
@@ -78,6 +82,14 @@ impl Refusals {
         )
     }
 
+    /// Whether this node schedules no more: another one does, or what it has written can't be told.
+    fn end_the_term(&self) -> bool {
+        matches!(
+            *self.0.lock(),
+            Some(StoreError::Deposed | StoreError::Away(_))
+        )
+    }
+
     /// A commit succeeded: whether the one before it did not.
     fn are_over(&self) -> bool {
         self.0.lock().take().is_some()
@@ -91,19 +103,65 @@ struct UnderWay {
     finished: Vec<Finished>,
     /// Starts that are committed and whose work has not begun.
     launching: Vec<Start>,
-    works: JoinSet<Finished>,
+    /// `None`: it has not begun.
+    works: JoinSet<Option<Finished>>,
     /// Bookings that are being committed: how far they reach, and whether they were. At most one
     /// that the scheduler waits for, and one before it.
     bookings: JoinSet<(Slot, bool)>,
 }
 
 impl Runner {
-    /// Runs until told to stop and nothing runs any more.
-    pub(crate) async fn run(mut self, mut scheduler: Scheduler) {
+    /// Schedules in every term of this node, until told to stop and nothing runs any more.
+    pub(crate) async fn run(mut self) {
         let live = Arc::clone(&self.live);
         let Some(handle) = live.handle(self.queue) else {
             return;
         };
+        let mut terms = self.store.term();
+        let mut stopping = self.stopping.clone();
+        loop {
+            let last = self.term;
+            let begun = tokio::select! {
+                begun = terms.wait_for(|term| term.is_some_and(|term| term != last)) => {
+                    begun.ok().and_then(|term| *term)
+                }
+                _ = stopping.wait_for(|stopping| *stopping) => None,
+            };
+            let Some(term) = begun else { return };
+            self.term = term;
+            let scheduler = self.take_over(handle);
+            handle.leads.store(true, Ordering::Release);
+            self.schedule(handle, scheduler, &mut terms).await;
+            handle.leads.store(false, Ordering::Release);
+            self.refusals = Refusals::default();
+        }
+    }
+
+    /// Goes on where whoever scheduled before has stopped.
+    fn take_over(&self, handle: &QueueHandle) -> Scheduler {
+        let mut registry = self.live.registry.write();
+        registry.take_over(self.queue);
+        let booked_until = registry.queue(self.queue).and_then(|queue| queue.last_slot);
+        let booking = if self.store.is_shared() {
+            Booking::shared()
+        } else {
+            Booking::default()
+        };
+        let now = self.clock.now();
+        let settings = self.settings.clone();
+        let scheduler = Scheduler::new(self.queue, settings, booked_until, booking, now);
+        handle.set_opens_at(scheduler.opens_at());
+        scheduler
+    }
+
+    /// Runs until the term is over, or until told to stop and nothing runs any more.
+    async fn schedule(
+        &mut self,
+        handle: &QueueHandle,
+        mut scheduler: Scheduler,
+        terms: &mut watch::Receiver<Option<Term>>,
+    ) {
+        let live = Arc::clone(&self.live);
         let mut way = UnderWay::default();
         loop {
             // Armed before anything is looked at: a submission from here on ends the wait below.
@@ -112,6 +170,10 @@ impl Runner {
             woken.as_mut().enable();
             let seen = handle.applied.load(Ordering::Acquire);
             way.collect(&mut scheduler);
+            // What this node still wants to write would be refused.
+            if *terms.borrow_and_update() != Some(self.term) || self.refusals.end_the_term() {
+                return;
+            }
             // Nobody left to say so is as good as having been told.
             let stopping = *self.stopping.borrow() || self.stopping.has_changed().is_err();
             if stopping && way.is_over() {
@@ -124,6 +186,10 @@ impl Runner {
             }
             let until = if stopping && way.finished.is_empty() {
                 None
+            } else if let Err(error) = self.store.sync().await {
+                // What other nodes have accepted is considered, or nothing is.
+                tracing::debug!(queue = %self.name, %error, "nothing is decided");
+                Some(self.clock.now().mono + STORE_PAUSE)
             } else {
                 let outcome = scheduler.tick(&live.registry, &way.finished, self.clock.now());
                 match outcome {
@@ -172,6 +238,7 @@ impl Runner {
                 () = way.next(&mut scheduler) => {}
                 () = sleep_until(&self.clock, until) => {}
                 _ = self.stopping.changed(), if !stopping => {}
+                _ = terms.changed() => {}
             }
         }
     }
@@ -183,8 +250,9 @@ impl Runner {
         end: Slot,
         bookings: &mut JoinSet<(Slot, bool)>,
     ) {
-        let (store, change) = (self.store.clone(), scheduler.slot_taken(end));
-        let mut commit = Box::pin(async move { store.commit(vec![change]).await.is_ok() });
+        let (store, term) = (self.store.clone(), self.term);
+        let change = scheduler.slot_taken(end);
+        let mut commit = Box::pin(async move { store.commit_in(term, vec![change]).await.is_ok() });
         // The first poll hands it to the writer.
         match poll_fn(|context| Poll::Ready(commit.as_mut().poll(context))).await {
             Poll::Ready(committed) => scheduler.booked(end, committed),
@@ -202,7 +270,7 @@ impl Runner {
         scheduler: &mut Scheduler,
         start: Start,
         looked: &Looked<'_>,
-        works: &mut JoinSet<Finished>,
+        works: &mut JoinSet<Option<Finished>>,
     ) {
         let changes = start.changes.clone();
         let opens_at = scheduler.opens_at();
@@ -225,10 +293,35 @@ impl Runner {
     async fn launch(
         &self,
         scheduler: &mut Scheduler,
-        starts: Vec<Start>,
-        works: &mut JoinSet<Finished>,
+        mut starts: Vec<Start>,
+        works: &mut JoinSet<Option<Finished>>,
     ) -> Vec<(Start, Now)> {
-        let begins_at = scheduler.begins_at();
+        let mut begun = Vec::with_capacity(starts.len());
+        loop {
+            let held_up = self.try_launch(scheduler, starts, works, &mut begun).await;
+            if held_up.is_empty() {
+                return begun;
+            }
+            let end = scheduler.book_again(self.clock.now());
+            let committed = self.commit(&[scheduler.slot_taken(end)]).await;
+            scheduler.booked(end, committed);
+            if !committed {
+                // The term is over: whoever schedules next starts them again.
+                return begun;
+            }
+            starts = held_up;
+        }
+    }
+
+    /// The same, without those that were held up for so long that more has to be booked first.
+    async fn try_launch(
+        &self,
+        scheduler: &mut Scheduler,
+        starts: Vec<Start>,
+        works: &mut JoinSet<Option<Finished>>,
+        begun: &mut Vec<(Start, Now)>,
+    ) -> Vec<Start> {
+        let (begins_at, not_after) = (scheduler.begins_at(), scheduler.not_after());
         self.clock.approach(begins_at).await;
         let mut launched = Vec::with_capacity(starts.len());
         for start in starts {
@@ -236,6 +329,7 @@ impl Runner {
             let gate = Gate {
                 clock: self.clock.clone(),
                 begins_at,
+                not_after,
                 begun: sender,
             };
             let attempt = Attempt {
@@ -249,19 +343,23 @@ impl Runner {
             works.spawn_on(attempt.run(), &self.workers);
             launched.push((start, beginning));
         }
-        let mut begun = Vec::with_capacity(launched.len());
+        let mut held_up = Vec::new();
         for (start, beginning) in launched {
             // Without an answer the runtime is gone, and the work with it.
-            let at = beginning.await.unwrap_or_else(|_| self.clock.now());
-            scheduler.began(start.slot, at.mono);
-            begun.push((start, at));
+            match beginning.await.unwrap_or_else(|_| Some(self.clock.now())) {
+                Some(at) => {
+                    scheduler.began(start.slot, at.mono);
+                    begun.push((start, at));
+                }
+                None => held_up.push(start),
+            }
         }
-        begun
+        held_up
     }
 
     /// Whether the changes were committed. If not, pauses: the disk may be full for a while.
     async fn commit(&self, changes: &[Change]) -> bool {
-        match self.store.commit(changes.to_vec()).await {
+        match self.store.commit_in(self.term, changes.to_vec()).await {
             Ok(()) => {
                 if self.refusals.are_over() {
                     tracing::info!(queue = %self.name, "what happened is recorded again");
@@ -270,7 +368,7 @@ impl Runner {
             }
             Err(error) => {
                 let news = self.refusals.is_news(&error);
-                if error == StoreError::Closed {
+                if error == StoreError::Closed || self.refusals.end_the_term() {
                     return false;
                 }
                 if news {
@@ -413,7 +511,7 @@ impl UnderWay {
         while self.finished.len() < FINISHED_AT_ONCE
             && let Some(attempt) = self.works.try_join_next()
         {
-            self.finished.extend(attempt);
+            self.finished.extend(attempt.ok().flatten());
         }
         while let Some(booking) = self.bookings.try_join_next() {
             if let Ok((end, committed)) = booking {
@@ -425,7 +523,7 @@ impl UnderWay {
     /// Waits for something to take up.
     async fn next(&mut self, scheduler: &mut Scheduler) {
         tokio::select! {
-            Some(attempt) = self.works.join_next() => self.finished.extend(attempt),
+            Some(attempt) = self.works.join_next() => self.finished.extend(attempt.ok().flatten()),
             Some(booking) = self.bookings.join_next() => if let Ok((end, committed)) = booking {
                 scheduler.booked(end, committed);
             },
@@ -452,71 +550,6 @@ impl Looked<'_> {
         self.handle.set_opens_at(opens_at);
         self.handle.considered.send_replace(self.seen);
     }
-}
-
-/// Holds the work back until the pace allows it, and tells when it began.
-struct Gate {
-    clock: Clock,
-    begins_at: Duration,
-    begun: oneshot::Sender<Now>,
-}
-
-/// One attempt at a batch.
-struct Attempt {
-    processor: Arc<Processor>,
-    events: Events,
-    ingestion: IngestionRef,
-    work: Work,
-    /// Whether there is none after it.
-    last: bool,
-    gate: Gate,
-}
-
-impl Attempt {
-    /// Does the work and keeps its results.
-    async fn run(self) -> Finished {
-        let (clock, gate) = (self.gate.clock.clone(), self.gate);
-        let (processor, work) = (self.processor, self.work.clone());
-        // Through the gate in the task that does the work: between the moment it tells and the work
-        // there is nothing that could take time.
-        let done = tokio::spawn(async move {
-            let at = gate.clock.hold_until(gate.begins_at).await;
-            // The receiver is gone only when the process ends.
-            let _ = gate.begun.send(at);
-            processor.run(work).await
-        });
-        let mut results = done.await.unwrap_or_else(|error| {
-            tracing::error!("the processor stopped in the middle of a batch: {error}");
-            broken_down(&self.work)
-        });
-        let at = clock.now().wall;
-        if !results::keep(&self.events, &clock, &self.work, &results, self.last, at).await {
-            tracing::warn!(ingestion = %self.ingestion.id, "{}: its results could not be kept", self.work.batch.batch_id());
-            results = results::not_kept(results);
-        }
-        Finished {
-            ingestion: self.ingestion,
-            batch: self.work.batch,
-            results,
-            at,
-            jitter: fastrand::f64(),
-        }
-    }
-}
-
-/// A processor that panics fails every id instead of blocking the queue.
-fn broken_down(work: &Work) -> Vec<IdResult> {
-    let failure = Failure {
-        reason: "the processor stopped in the middle".to_owned(),
-        retry_after: None,
-    };
-    let due = work.due.iter();
-    due.map(|(position, id)| IdResult {
-        position: *position,
-        id: *id,
-        result: Err(failure.clone()),
-    })
-    .collect()
 }
 
 async fn sleep_until(clock: &Clock, mono: Option<Duration>) {

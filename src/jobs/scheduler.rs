@@ -66,6 +66,7 @@ impl Scheduler {
         queue: QueueId,
         settings: QueueSettings,
         booked_until: Option<Timestamp>,
+        booking: Booking,
         now: Now,
     ) -> Self {
         let pace = Pace::resume(settings.interval, booked_until, now);
@@ -73,7 +74,7 @@ impl Scheduler {
             queue,
             settings,
             pace,
-            booking: Booking::default(),
+            booking,
             waits_for: None,
             open: None,
         }
@@ -95,6 +96,16 @@ impl Scheduler {
         self.pace.began(slot, at);
         self.waits_for = waits.then_some(self.pace.opens_at());
         self.booking.began(at);
+    }
+
+    /// After this, in monotonic time, no work begins before [`Self::book_again`] is committed.
+    pub(crate) fn not_after(&self) -> Option<Duration> {
+        self.booking.not_after()
+    }
+
+    /// The end of a booking for work that was held up. Commit [`Self::slot_taken`] of it, and tell.
+    pub(crate) fn book_again(&mut self, now: Now) -> Slot {
+        self.booking.ask(now)
     }
 
     /// What a booking commits.
@@ -191,7 +202,7 @@ impl Scheduler {
         };
         self.use_room(slot, due.len());
         let books = (self.settings.pack_slots || !self.booking.covers(slot.mono))
-            .then(|| Booking::reach(now));
+            .then(|| self.booking.reach(now));
         let mut changes: Vec<Change> = books.map(|end| self.slot_taken(end)).into_iter().collect();
         changes.push(decide::start(ingestion, next, slot));
         Outcome::Start(Start {

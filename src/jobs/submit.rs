@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use thiserror::Error;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::live::QueueHandle;
@@ -151,6 +152,8 @@ impl Jobs {
         let Some(handle) = inner.live.handle(submission.queue) else {
             return Err(StoreError::Closed.into());
         };
+        // Whether there is room is decided on what all nodes have accepted.
+        inner.store.sync().await?;
         let now = inner.clock.now();
         let batches = decide::batch_count(submission.ids.len(), &handle.settings);
         let reservation = self.reserve(submission.queue, handle, batches)?;
@@ -174,10 +177,12 @@ impl Jobs {
                 expires_at: now.wall.plus(KEEP_KEYS),
             }),
         };
+        let mut moved = handle.moved.subscribe();
+        moved.mark_unchanged();
         inner.store.commit(vec![change]).await?;
         drop(reservation);
         self.tell_accepted(id, submission.queue, priority, batches);
-        self.taken_up(submission.queue, handle).await;
+        self.taken_up(submission.queue, handle, moved).await;
         Ok(id)
     }
 
@@ -220,7 +225,13 @@ impl Jobs {
 
     /// If the queue could start a batch now, waits until its scheduler has looked: after a POST to an
     /// idle queue has been answered, a GET reads `triggered`.
-    async fn taken_up(&self, queue: QueueId, handle: &QueueHandle) {
+    /// Where another node schedules, it waits for a move of the queue (`moved`, since before the commit).
+    async fn taken_up(
+        &self,
+        queue: QueueId,
+        handle: &QueueHandle,
+        mut moved: watch::Receiver<u64>,
+    ) {
         let inner = &self.0;
         let open = handle.opens_at() <= inner.clock.now().mono;
         let room = {
@@ -228,11 +239,16 @@ impl Jobs {
             let running = registry.queue(queue).map_or(0, |queue| queue.running.len());
             running < handle.settings.max_in_flight.get() as usize
         };
-        if open && room && !*inner.stopping.borrow() {
+        if !open || !room || *inner.stopping.borrow() {
+            return;
+        }
+        if handle.leads.load(Ordering::Acquire) {
             let target = handle.applied.load(Ordering::Acquire);
             let mut considered = handle.considered.subscribe();
             let _ =
                 tokio::time::timeout(TAKE_UP, considered.wait_for(|seen| *seen >= target)).await;
+        } else {
+            let _ = tokio::time::timeout(TAKE_UP, moved.changed()).await;
         }
     }
 

@@ -119,6 +119,7 @@ impl Jobs {
         id: IngestionId,
         range: Range<u32>,
     ) -> Result<Option<View>, StoreError> {
+        self.0.store.sync().await?;
         if let Some(view) = self.live_view(id, &range) {
             return Ok(Some(view));
         }
@@ -167,8 +168,9 @@ impl Jobs {
     /// Follows an ingestion that has not ended; `None` if it isn't in memory, or if too many are
     /// watched already. A slow reader loses the oldest moves (`RecvError::Lagged`) and should read a
     /// view again.
-    #[must_use]
-    pub fn watch(&self, id: IngestionId) -> Option<Watch> {
+    pub async fn watch(&self, id: IngestionId) -> Option<Watch> {
+        // Another node may just have accepted it. If that can't be told, nor can a view be read.
+        self.0.store.sync().await.ok()?;
         self.0.live.watch(id)
     }
 

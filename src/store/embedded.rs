@@ -28,6 +28,8 @@ mod rollups;
 mod schema;
 mod seen;
 mod shared;
+#[cfg(feature = "cluster")]
+pub(super) mod source;
 mod verify;
 mod witness;
 mod writer;
@@ -48,19 +50,25 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use self::checkpoint::{Checkpointer, LogLimits};
-use self::codec::Digest;
+pub(super) use self::codec::Digest;
+#[cfg(feature = "cluster")]
+pub(super) use self::codec::{encode_failures, encode_ids};
 use self::events::EventState;
 use self::events::scan::Scans;
+#[cfg(feature = "cluster")]
+pub(super) use self::events::spent::{Gone, Place};
 use self::events::write::Append;
 use self::fault::Fault;
+#[cfg(feature = "cluster")]
+pub(super) use self::meta::Tally;
 use self::meta::{Meta, TABLES};
 use self::readers::Readers;
-use self::rollups::FollowLimits;
 use self::schema::{DATABASE, FORMAT, LOG, name_of};
 use self::shared::Shared;
 use self::witness::{Testimony, Witness};
 use self::writer::{Commit, GroupLimits, Message, Other, Writer};
 use super::error::{OpenError, StoreError};
+use super::rollups::FollowLimits;
 use super::{KeptAnswer, StoreSettings, StoreState};
 use crate::model::change::Change;
 use crate::model::id::IngestionId;
@@ -280,8 +288,12 @@ impl Embedded {
     fn gone(&self) -> StoreError {
         match self.shared.state() {
             StoreState::Failed(sentence) => StoreError::Failed(sentence),
-            StoreState::Ok | StoreState::Full if self.sender.lock().is_none() => StoreError::Closed,
-            StoreState::Ok | StoreState::Full => {
+            StoreState::Ok | StoreState::Full | StoreState::Away(_)
+                if self.sender.lock().is_none() =>
+            {
+                StoreError::Closed
+            }
+            StoreState::Ok | StoreState::Full | StoreState::Away(_) => {
                 StoreError::Failed("the writer stopped".to_owned())
             }
         }

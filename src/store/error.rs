@@ -17,6 +17,13 @@ pub enum StoreError {
     /// A write or a sync failed; the store takes no writes until the process is restarted.
     #[error("the store failed and takes no writes until a restart: {0}")]
     Failed(String),
+    /// The database can't be reached, or refuses; tried again all the time. Whether what was asked for
+    /// was done can't be told.
+    #[error("the database can't be used now: {0}")]
+    Away(String),
+    /// Another node schedules.
+    #[error("another node schedules")]
+    Deposed,
     /// The process is shutting down.
     #[error("the service is shutting down")]
     Closed,

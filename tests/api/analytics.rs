@@ -111,7 +111,8 @@ async fn buckets_have_the_shape_of_the_contract() {
 
 #[tokio::test]
 async fn metrics_without_parameters_stay_those_of_prometheus() {
-    let server = told().await;
+    let server = Server::alone().await;
+    send(&server, &STORY).await;
     for target in ["/metrics", "/metrics?"] {
         let answer = server.get(target).await;
         assert!(answer.header("content-type").starts_with("text/plain"));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rocket::fairing::AdHoc;
@@ -16,8 +17,10 @@ use tollgate::events::EventsSettings;
 use tollgate::http::{self, HttpLimits, HttpState};
 use tollgate::jobs::{Jobs, JobsSettings};
 use tollgate::model::queue::{ProcessorSettings, QueueName, QueueSettings, SimulateSettings};
-use tollgate::store::StoreSettings;
+use tollgate::store::{SharedSettings, StoreSettings};
 use tollgate::telemetry::Metrics;
+
+use crate::backing;
 
 /// No answer takes this long; a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -25,45 +28,83 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The largest body in these tests, in bytes.
 pub(crate) const MAX_BODY: u64 = 16 * 1024 * 1024;
 
-/// A running server; it stops with the test's runtime.
+/// What is tested: one server, or several over one database that take requests in turn. They stop
+/// with the test's runtime.
 pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+    nodes: Vec<Node>,
+    next: AtomicUsize,
+    /// Of the first.
     pub(crate) state: HttpState,
     pub(crate) shutdown: rocket::Shutdown,
+}
+
+struct Node {
+    address: SocketAddr,
     _dir: TempDir,
 }
 
 impl Server {
     /// With the default bounds.
     pub(crate) async fn start() -> Self {
-        Self::with_limits(HttpLimits::new(MAX_BODY)).await
+        Self::with(None).await
     }
 
-    /// With bounds of the test's own.
+    /// With bounds of the test's own; one server, since each has its own.
     pub(crate) async fn with_limits(limits: HttpLimits) -> Self {
-        Self::with(limits, None).await
+        Self::of_nodes(1, limits, None, |_| ()).await
     }
 
     /// With one more queue, `upstream`, that has this processor.
     pub(crate) async fn with_processor(processor: ProcessorSettings) -> Self {
-        Self::with(HttpLimits::new(MAX_BODY), Some(processor)).await
+        Self::with(Some(processor)).await
     }
 
     /// At most `events` are read for an answer about them.
     pub(crate) async fn reading_at_most(events: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = state(dir.path(), HttpLimits::new(MAX_BODY), None).await;
-        state.analytics = state.analytics.reading_at_most(events);
-        Self::serve(dir, state).await
+        Self::of_nodes(crate::NODES, HttpLimits::new(MAX_BODY), None, |state| {
+            state.analytics = state.analytics.clone().reading_at_most(events);
+        })
+        .await
     }
 
-    async fn with(limits: HttpLimits, upstream: Option<ProcessorSettings>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let state = state(dir.path(), limits, upstream).await;
-        Self::serve(dir, state).await
+    /// One server, also where all else is tested over several: the test takes hold of it.
+    pub(crate) async fn alone() -> Self {
+        Self::of_nodes(1, HttpLimits::new(MAX_BODY), None, |_| ()).await
     }
 
-    async fn serve(dir: TempDir, state: HttpState) -> Self {
+    async fn with(upstream: Option<ProcessorSettings>) -> Self {
+        Self::of_nodes(crate::NODES, HttpLimits::new(MAX_BODY), upstream, |_| ()).await
+    }
+
+    async fn of_nodes(
+        count: usize,
+        limits: HttpLimits,
+        upstream: Option<ProcessorSettings>,
+        change: impl Fn(&mut HttpState),
+    ) -> Self {
+        // Several need a database; without one, it is said so, and one is tested again.
+        let url = if count > 1 { backing::database() } else { None };
+        let count = if url.is_some() { count } else { 1 };
+        let mut nodes = Vec::new();
+        let mut first = None;
+        for _ in 0..count {
+            let dir = tempfile::tempdir().unwrap();
+            let mut state = state(dir.path(), url.as_deref(), limits, upstream.clone()).await;
+            change(&mut state);
+            let (address, shutdown) = Self::serve(state.clone()).await;
+            first.get_or_insert((state, shutdown));
+            nodes.push(Node { address, _dir: dir });
+        }
+        let (state, shutdown) = first.unwrap();
+        Self {
+            nodes,
+            next: AtomicUsize::new(0),
+            state,
+            shutdown,
+        }
+    }
+
+    async fn serve(state: HttpState) -> (SocketAddr, rocket::Shutdown) {
         let figment = rocket::Config::figment()
             .merge(("address", "127.0.0.1"))
             .merge(("port", 0))
@@ -80,13 +121,7 @@ impl Server {
                 Box::pin(async move { assert!(sender.unwrap().send(started).is_ok()) })
             }));
         tokio::spawn(async move { rocket.launch().await.map(|_| ()) });
-        let (address, shutdown) = receiver.await.expect("the server starts");
-        Self {
-            address,
-            state,
-            shutdown,
-            _dir: dir,
-        }
+        receiver.await.expect("the server starts")
     }
 
     /// One request over a connection of its own.
@@ -96,9 +131,11 @@ impl Server {
         Answer::read(&mut stream).await
     }
 
-    /// A connection.
+    /// A connection, to the next node.
     pub(crate) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.unwrap()
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let node = &self.nodes[turn % self.nodes.len()];
+        TcpStream::connect(node.address).await.unwrap()
     }
 
     /// `GET`.
@@ -192,7 +229,12 @@ fn panics() -> &'static str {
 
 /// What the server works with. Queue `default` starts one batch and then none for an hour, `fast`
 /// runs through, and `full` holds no waiting batch beside the first of a submission.
-async fn state(dir: &Path, limits: HttpLimits, upstream: Option<ProcessorSettings>) -> HttpState {
+async fn state(
+    dir: &Path,
+    url: Option<&str>,
+    limits: HttpLimits,
+    upstream: Option<ProcessorSettings>,
+) -> HttpState {
     let processor = ProcessorSettings::Simulate(SimulateSettings {
         min: Duration::from_millis(1),
         max: Duration::from_millis(5),
@@ -230,9 +272,18 @@ async fn state(dir: &Path, limits: HttpLimits, upstream: Option<ProcessorSetting
         accept_loss: false,
     };
     let (clock, metrics) = (Clock::system(), Metrics::new());
-    let jobs = Jobs::open(settings, &store, clock.clone(), metrics.clone())
-        .await
-        .unwrap();
+    let jobs = match url {
+        None => Jobs::open(settings, &store, clock.clone(), metrics.clone()).await,
+        Some(url) => {
+            let shared = SharedSettings {
+                url: url.to_owned(),
+                read_url: None,
+                dir: store.dir,
+            };
+            Jobs::open_shared(settings, &shared, clock.clone(), metrics.clone()).await
+        }
+    };
+    let jobs = jobs.unwrap();
     HttpState::with_limits(jobs, metrics, clock, limits)
 }
 

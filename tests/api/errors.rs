@@ -346,7 +346,7 @@ async fn parameters_are_checked() {
 
 #[tokio::test]
 async fn a_store_that_takes_no_writes_says_when_to_come_back() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let id = server.submit(1..=3).await;
     let grace = Duration::from_secs(10);
     server.state.jobs.stop(grace, 6 * grace).await;

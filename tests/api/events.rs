@@ -400,7 +400,7 @@ async fn two_hundred_equal_events_at_once_are_one() {
 
 #[tokio::test]
 async fn metrics_count_events() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let mut other = event("1");
     other["event_type"] = json!("view");
     let body = json!([event("1"), event("2"), other, {"event_id": "3", "timestamp": TIME}, 7]);
@@ -434,7 +434,7 @@ async fn metrics_count_events() {
 
 #[tokio::test]
 async fn a_store_that_takes_no_writes_says_when_to_come_back() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let grace = std::time::Duration::from_secs(10);
     server.state.jobs.stop(grace, 6 * grace).await;
     let large: Vec<Value> = (0..1_000).map(|n| event(&n.to_string())).collect();

@@ -11,6 +11,8 @@ mod analytics;
 mod analytics_refused;
 mod analytics_segments;
 mod analytics_stream;
+#[path = "../support/backing.rs"]
+mod backing;
 mod common;
 mod dead_letters;
 mod errors;
@@ -21,3 +23,6 @@ mod hostile;
 mod results;
 mod service;
 mod status;
+
+/// How many servers take the requests of a test in turn.
+const NODES: usize = 1;

@@ -20,7 +20,7 @@ async fn says_that_it_is_there() {
 
 #[tokio::test]
 async fn is_ready_while_everything_works() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let ready = server.get("/ready").await;
     assert_eq!(ready.status, 200);
     assert_eq!(ready.json()["components"]["store"]["state"], "ok");
@@ -63,7 +63,7 @@ async fn every_answer_carries_a_request_id() {
 
 #[tokio::test]
 async fn the_description_has_what_is_mounted_and_nothing_else() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let rocket = tollgate::http::rocket(rocket::Config::figment(), server.state.clone())
         .ignite()
         .await

@@ -224,7 +224,7 @@ async fn a_stream_tells_the_whole_story_and_ends() {
 
 #[tokio::test]
 async fn a_stream_ends_at_shutdown() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let id = server.submit(1..=3000).await;
     let mut events = Events::open(&server, &id).await;
     assert_eq!(events.next().await.unwrap().name, "status");
@@ -234,7 +234,7 @@ async fn a_stream_ends_at_shutdown() {
 
 #[tokio::test]
 async fn a_wait_ends_at_shutdown() {
-    let server = Server::start().await;
+    let server = Server::alone().await;
     let id = server.submit(1..=3000).await;
     let target = format!("/status/{id}?view=summary&wait=60s");
     let shutdown = async {

@@ -1,8 +1,10 @@
 //! What the clients know: what was acknowledged to them, and everything they ever read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use fastrand::Rng;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 /// The priorities, the least urgent first.
@@ -26,14 +28,21 @@ type Batch = (usize, usize);
 pub(crate) struct Ledger {
     accepted: Vec<Accepted>,
     by_id: HashMap<String, usize>,
+    /// Counts what is asked and what is entered.
+    moment: u64,
     /// Every start that was ever seen.
     starts: BTreeSet<(i64, Batch)>,
-    /// The first start of each batch that is known to have been its first.
-    first_starts: BTreeMap<Batch, i64>,
-    /// The batches that were seen completed.
-    completed: BTreeSet<Batch>,
+    /// The first start of each batch that is known to have been its first, and since when it is.
+    first_starts: BTreeMap<Batch, (i64, u64)>,
+    /// The batches that were seen completed, and since when it is known.
+    completed: BTreeMap<Batch, u64>,
     /// Batches seen in a second or later attempt.
     restarted: BTreeSet<Batch>,
+}
+
+/// An empty one, for several clients.
+pub(crate) fn shared() -> Arc<Mutex<Ledger>> {
+    Arc::default()
 }
 
 impl Ledger {
@@ -48,6 +57,7 @@ impl Ledger {
     }
 
     /// The newest `count`.
+    #[allow(dead_code, reason = "shared: each test uses its part")]
     pub(crate) fn last_accepted(&self, count: usize) -> Vec<Accepted> {
         self.accepted.iter().rev().take(count).cloned().collect()
     }
@@ -59,8 +69,16 @@ impl Ledger {
         self.accepted.get(self.accepted.len() - back).cloned()
     }
 
-    /// Enters one full status, and checks what must hold of every reading.
-    pub(crate) fn saw(&mut self, status: &Value) {
+    /// Somebody asks now: what is known by now, the answer must know.
+    pub(crate) fn asks(&mut self) -> u64 {
+        self.moment += 1;
+        self.moment
+    }
+
+    /// Enters one full status that was asked for at `asked`, and checks what must hold of every
+    /// reading.
+    pub(crate) fn saw(&mut self, status: &Value, asked: u64) {
+        self.moment += 1;
         let id = status["ingestion_id"].as_str().unwrap();
         let ingestion = self.by_id[id];
         let batches = status["batches"].as_array().unwrap();
@@ -83,27 +101,35 @@ impl Ledger {
                 "yet_to_start" => {
                     waits = true;
                     assert!(
-                        !self.completed.contains(&key),
+                        !self.had_completed(key, asked),
                         "{id} forgot a completed batch: {status}"
                     );
+                    let started = self.first_starts.get(&key);
                     assert!(
-                        !self.first_starts.contains_key(&key),
+                        started.is_none_or(|(_, since)| *since > asked),
                         "{id} forgot a start: {status}"
                     );
                     continue;
                 }
                 "triggered" => assert!(
-                    !self.completed.contains(&key),
+                    !self.had_completed(key, asked),
                     "{id} started a completed batch again: {status}"
                 ),
                 "completed" => {
-                    self.completed.insert(key);
+                    self.completed.entry(key).or_insert(self.moment);
                 }
                 other => panic!("{id} has a batch that is {other}: {status}"),
             }
             assert!(!waits, "{id} skipped a batch: {status}");
             self.started(key, batch);
         }
+    }
+
+    /// Whether that was known when it was asked.
+    fn had_completed(&self, key: Batch, asked: u64) -> bool {
+        self.completed
+            .get(&key)
+            .is_some_and(|since| *since <= asked)
     }
 
     fn started(&mut self, key: Batch, batch: &Value) {
@@ -114,11 +140,8 @@ impl Ledger {
             .as_microsecond();
         self.starts.insert((at, key));
         if batch["attempt"] == 1 {
-            let known = self.first_starts.insert(key, at);
-            assert!(
-                known.is_none_or(|known| known == at),
-                "the first start of {key:?} moved"
-            );
+            let (known, _) = self.first_starts.entry(key).or_insert((at, self.moment));
+            assert_eq!(*known, at, "the first start of {key:?} moved");
         } else {
             self.restarted.insert(key);
         }
@@ -129,7 +152,7 @@ impl Ledger {
         for (ingestion, accepted) in self.accepted.iter().enumerate() {
             for index in 0..accepted.ids.len().div_ceil(3) {
                 assert!(
-                    self.completed.contains(&(ingestion, index)),
+                    self.completed.contains_key(&(ingestion, index)),
                     "batch {index} of {} is missing",
                     accepted.id
                 );
@@ -157,9 +180,9 @@ impl Ledger {
     /// was even sent. It counts as waiting only if its acceptance had reached the client before
     /// the slot, and if its own first start, known as such, came later.
     pub(crate) fn assert_order(&self) {
-        for (&(ingestion, index), &start) in &self.first_starts {
+        for (&(ingestion, index), &(start, _)) in &self.first_starts {
             let started = &self.accepted[ingestion];
-            for (&(other, other_index), &other_start) in &self.first_starts {
+            for (&(other, other_index), &(other_start, _)) in &self.first_starts {
                 let waiting = &self.accepted[other];
                 let goes_before = if other == ingestion {
                     other_index < index
@@ -179,6 +202,7 @@ impl Ledger {
     }
 
     /// How many starts were seen.
+    #[allow(dead_code, reason = "shared: each test uses its part")]
     pub(crate) fn starts(&self) -> usize {
         self.starts.len()
     }

@@ -17,9 +17,20 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+/// The names of their directories begin with this and the number of the process.
+const PREFIX: &str = "tollgate-backing-";
+
 /// Polls before giving up, and the pause between two: a minute in all.
 const POLLS: u32 = 6_000;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How often a fault happens in a test: `FAULT_ROUNDS`, or this many times.
+pub(crate) fn rounds(default: u64) -> u64 {
+    std::env::var("FAULT_ROUNDS").map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("FAULT_ROUNDS={text} is no number"))
+    })
+}
 
 /// A running server; killed when dropped.
 pub(crate) struct Backing {
@@ -55,7 +66,10 @@ pub(crate) fn installed(program: &str, package: &str) -> Option<PathBuf> {
 impl Backing {
     /// Starts `program` with what `arguments` makes of its directory and port.
     fn start(program: PathBuf, arguments: impl FnOnce(&Path, u16) -> Vec<String>) -> Self {
-        let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+        remove_left_over();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let home = tempfile::Builder::new().prefix(&prefix).tempdir();
+        let (home, port) = (home.unwrap(), free_port());
         let mut backing = Self {
             arguments: arguments(home.path(), port),
             program,
@@ -200,6 +214,22 @@ impl Drop for Backing {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What a server that all tests of a process share leaves behind: nothing is dropped at its end.
+fn remove_left_over() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for folder in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+            let name = folder.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            let process = process.and_then(|rest| rest.split('-').next());
+            if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+                // Another process may be doing the same.
+                let _ = fs::remove_dir_all(folder.path());
+            }
+        }
+    });
 }
 
 /// The URL of a new database in a PostgreSQL that all tests of this process share.

@@ -115,6 +115,11 @@ impl Server {
         (status, self.log())
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// How it ended by itself, and its log; panics after a minute without an end.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let status = poll("the server ends", || self.child.try_wait().unwrap());

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tollgate::clock::Clock;
 use tollgate::model::batch::{BatchRun, BatchStatus, IdFailure};
 use tollgate::model::change::{Change, IdempotencyRecord};
 use tollgate::model::id::{Arrival, BatchIndex, IngestionId};
@@ -13,7 +14,7 @@ use tollgate::model::ingestion::{Extras, Ingestion};
 use tollgate::model::priority::Priority;
 use tollgate::model::queue::{QueueId, QueueName};
 use tollgate::model::time::Timestamp;
-use tollgate::store::{KeptAnswer, OpenError, Store, StoreSettings};
+use tollgate::store::{KeptAnswer, OpenError, SharedSettings, Store, StoreSettings};
 use uuid::Uuid;
 
 /// What was committed.
@@ -148,10 +149,11 @@ impl History {
     }
 
     fn queue(&mut self) -> Change {
-        let name = ["default", "mail", "slow"][self.rng.usize(..3)];
+        // No name has two numbers.
+        let (queue, name) = (self.rng.u16(..4), ["default", "mail"][self.rng.usize(..2)]);
         Change::QueueConfigured {
-            queue: QueueId(self.rng.u16(..4)),
-            name: QueueName::try_from(name.to_owned()).unwrap(),
+            queue: QueueId(queue),
+            name: QueueName::try_from(format!("{name}-{queue}")).unwrap(),
             last_slot: self.rng.bool().then(|| self.now()),
         }
     }
@@ -273,13 +275,26 @@ pub fn settings(dir: &Path) -> StoreSettings {
 
 /// Opens a store whose changes go to a [`State`].
 pub fn open(settings: &StoreSettings) -> Result<Opened, OpenError> {
+    let (applied, apply) = applied();
+    let store = Store::open(settings, apply)?;
+    Ok(Opened { store, applied })
+}
+
+/// The same over a database.
+pub async fn connect(settings: &SharedSettings) -> Result<Opened, OpenError> {
+    let (applied, apply) = applied();
+    let store = Store::connect(settings, Clock::system(), apply).await?;
+    Ok(Opened { store, applied })
+}
+
+fn applied() -> (Arc<Mutex<State>>, impl FnMut(Vec<Change>) + Send + 'static) {
     let applied = Arc::new(Mutex::new(State::default()));
     let sink = Arc::clone(&applied);
-    let store = Store::open(settings, move |changes| {
+    let apply = move |changes: Vec<Change>| {
         let mut state = sink.lock();
         for change in &changes {
             state.apply(change);
         }
-    })?;
-    Ok(Opened { store, applied })
+    };
+    (applied, apply)
 }

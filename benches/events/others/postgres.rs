@@ -15,7 +15,7 @@ const INSERT: &str = "INSERT INTO events SELECT tenant, '', id, at, type, usr, p
     FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[])
     AS t(tenant, id, at, type, usr, payload) ORDER BY tenant, id ON CONFLICT DO NOTHING";
 
-pub(super) fn start() -> Option<Other> {
+pub(crate) fn start() -> Option<Other> {
     postgres::start(TABLE)
 }
 

@@ -52,6 +52,14 @@ fn escapes_are_read() {
 }
 
 #[test]
+fn a_name_with_escapes_is_not_the_key_that_it_looks_like() {
+    let json = r#"{"\\\"":null,"\"":false}"#;
+    assert_eq!(at(json, "\\\""), Some(Scalar::Word("null")));
+    assert_eq!(at(json, "\""), Some(Scalar::Word("false")));
+    assert_eq!(at(r#"{"\"":1}"#, "\\\""), None);
+}
+
+#[test]
 fn a_value_is_matched_whatever_way_it_is_written() {
     let matches = |keys: &str, value: &str, json: &str| {
         Matcher::new(path(keys), value.to_owned()).matches(json)

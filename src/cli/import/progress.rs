@@ -14,7 +14,7 @@ use crate::clock::Clock;
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Shows it on standard error.
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     clock: Clock,
     started: Duration,
     /// Rows that an earlier run did.
@@ -32,7 +32,7 @@ enum Display {
 
 impl Progress {
     /// `read` counts the bytes of an input that has `total`, if that is known.
-    pub(super) fn new(
+    pub(in crate::cli) fn new(
         clock: &Clock,
         rows_before: u64,
         read: Arc<AtomicU64>,
@@ -58,18 +58,18 @@ impl Progress {
     }
 
     /// Since its start, in seconds.
-    pub(super) fn seconds(&self) -> f64 {
+    pub(in crate::cli) fn seconds(&self) -> f64 {
         let now = self.clock.now().mono;
         now.saturating_sub(self.started).as_secs_f64()
     }
 
     /// Those of `rows` that this run did.
-    pub(super) fn new_rows(&self, rows: u64) -> u64 {
+    pub(in crate::cli) fn new_rows(&self, rows: u64) -> u64 {
         rows.saturating_sub(self.rows_before)
     }
 
     /// `rows` are done, those of an earlier run with them.
-    pub(super) fn show(&mut self, rows: u64) {
+    pub(in crate::cli) fn show(&mut self, rows: u64) {
         let read = self.read.load(Ordering::Relaxed);
         let words = words(self.new_rows(rows), self.seconds(), read, self.total);
         match &mut self.display {
@@ -89,7 +89,7 @@ impl Progress {
     }
 
     /// Leaves the screen.
-    pub(super) fn close(&self) {
+    pub(in crate::cli) fn close(&self) {
         if let Display::Bar(bar) = &self.display {
             bar.finish_and_clear();
         }
@@ -139,7 +139,7 @@ fn words(rows: u64, seconds: f64, read: u64, total: Option<u64>) -> String {
     clippy::cast_sign_loss,
     reason = "a rate for people; a cast from a float saturates"
 )]
-pub(super) fn per_second(count: u64, seconds: f64) -> u64 {
+pub(in crate::cli) fn per_second(count: u64, seconds: f64) -> u64 {
     if seconds > 0.0 {
         (count as f64 / seconds).round() as u64
     } else {

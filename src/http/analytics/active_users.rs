@@ -149,7 +149,7 @@ async fn active<T: From<Active> + Serialize>(
         (reader.one("from", date), reader.one("to", date))
     })?;
     // Only a missing `to` makes the answer another one tomorrow.
-    let fresh = Fresh::now(state, Some(&zone).filter(|_| given.1.is_none()));
+    let fresh = Fresh::now(state, Some(&zone).filter(|_| given.1.is_none())).await?;
     let dates = dates(given, zone.today(fresh.as_of))?;
     if fresh.is_known(call) {
         return Ok(fresh.unchanged());

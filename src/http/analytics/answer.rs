@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::common::Zone;
 use crate::http::HttpState;
 use crate::http::call::Call;
+use crate::http::error::Problem;
 use crate::model::time::Timestamp;
 
 /// Which answer it is: as of when, and its tag.
@@ -32,11 +33,12 @@ impl Fresh {
     /// on which day it is.
     ///
     /// The tag has a number of this run of the process in it: a store that was replaced may count as
-    /// many events, and a new version of the service may answer in another form.
-    pub(super) fn now(state: &HttpState, zone: Option<&Zone>) -> Self {
+    /// many events, and a new version of the service may answer in another form. Where nodes share a
+    /// store it is the store's number instead, so that all have the same tags.
+    pub(super) async fn now(state: &HttpState, zone: Option<&Zone>) -> Result<Self, Problem> {
         // Before the time: what is acknowledged in between makes the answer newer than its tag, and
         // the next question is then answered once too often, not once too seldom.
-        let version = state.analytics.version();
+        let version = state.analytics.version().await?;
         let as_of = state.analytics.now();
         let mut tag = format!(
             "{:x}-{:x}-{:x}",
@@ -47,7 +49,7 @@ impl Fresh {
             // The offset, too: where clocks go back over midnight, a date comes twice.
             let _ = write!(tag, "-{}-{}", now.date(), now.offset().seconds());
         }
-        Self { as_of, tag }
+        Ok(Self { as_of, tag })
     }
 
     /// Whether the client has this answer.

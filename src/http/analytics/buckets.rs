@@ -75,7 +75,7 @@ pub(in crate::http) async fn buckets(
     })?;
     let (size, name) = size.unwrap_or((BucketSize::Minute, "minute"));
     let range = between.range(&zone)?;
-    let fresh = Fresh::now(state, None);
+    let fresh = Fresh::now(state, None).await?;
     if fresh.is_known(call) {
         return Ok(fresh.unchanged());
     }

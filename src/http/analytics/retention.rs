@@ -133,7 +133,7 @@ pub(in crate::http) async fn retention(
     let windows = windows.unwrap_or(DEFAULT_WINDOWS);
     let (window_type, name) = window_type.unwrap_or((WindowType::Daily, "daily"));
     // Which windows have ended depends on the day.
-    let fresh = Fresh::now(state, Some(&zone));
+    let fresh = Fresh::now(state, Some(&zone)).await?;
     if fresh.is_known(call) {
         return Ok(fresh.unchanged());
     }

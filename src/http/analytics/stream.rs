@@ -12,6 +12,8 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::query::Query;
+use crate::analytics::Scope;
+use crate::events::NO_TYPE;
 use crate::http::HttpState;
 use crate::http::error::Problem;
 use crate::model::time::Timestamp;
@@ -21,6 +23,9 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// The most types of a message.
 const MAX_TYPES: usize = 20;
+
+/// The most types that are watched where nodes share a store.
+const MOST_TYPES: usize = 1_000;
 
 /// What came in.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -117,19 +122,21 @@ impl Watch {
             let now = watch.state.clock.now();
             // A client that was slow for seconds gets one message, not one for each of them.
             watch.due = (watch.due + STEP).max(now.mono + STEP / 2);
-            let message = watch.message(now.wall);
+            // Without the database the counts are those that were seen last.
+            let _ = watch.state.events.store.sync().await;
+            let message = watch.message(now.wall).await;
             let text = serde_json::to_string(&message).ok()?;
             Some((Sent::data(text), watch))
         })
         .boxed()
     }
 
-    fn message(&mut self, as_of: Timestamp) -> Live {
+    async fn message(&mut self, as_of: Timestamp) -> Live {
         let counts = self.state.events.store.event_counts();
         let now = Totals {
             accepted: counts.accepted,
             duplicates: counts.duplicates,
-            by_type: self.state.metrics.ingested_by_type(),
+            by_type: self.by_type(counts.accepted).await,
         };
         let (accepted, duplicates, by_type) = match &self.last {
             None => (0, 0, Vec::new()),
@@ -153,6 +160,33 @@ impl Watch {
         };
         self.last = Some(now);
         message
+    }
+}
+
+impl Watch {
+    /// How many of the accepted events are of each type, by name. What this process counted is enough
+    /// where no other accepts any.
+    async fn by_type(&self, accepted: u64) -> Vec<(Arc<str>, u64)> {
+        if !self.state.events.store.is_shared() {
+            return self.state.metrics.ingested_by_type();
+        }
+        let everything = (Scope::default(), (None, None));
+        let asked = self
+            .state
+            .analytics
+            .top_types(everything.0, everything.1, MOST_TYPES);
+        let Ok(types) = asked.await else {
+            return self
+                .last
+                .as_ref()
+                .map_or_else(Vec::new, |last| last.by_type.clone());
+        };
+        let told: u64 = types.iter().map(|it| it.count).sum();
+        let types = types.into_iter().map(|it| (it.event_type.into(), it.count));
+        let untyped = (NO_TYPE.into(), accepted.saturating_sub(told));
+        let mut types: Vec<(Arc<str>, u64)> = types.chain([untyped]).collect();
+        types.sort_unstable();
+        types
     }
 }
 

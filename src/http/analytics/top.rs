@@ -68,7 +68,7 @@ pub(in crate::http) async fn top_events(
         (limit.unwrap_or(DEFAULT_LIMIT), Between::read(reader))
     })?;
     let range = between.range(&zone)?;
-    let fresh = Fresh::now(state, None);
+    let fresh = Fresh::now(state, None).await?;
     if fresh.is_known(call) {
         return Ok(fresh.unchanged());
     }

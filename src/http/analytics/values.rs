@@ -98,7 +98,7 @@ pub(in crate::http) async fn values(
         ));
     };
     let range = between.range(&zone)?;
-    let fresh = Fresh::now(state, None);
+    let fresh = Fresh::now(state, None).await?;
     if fresh.is_known(call) {
         return Ok(fresh.unchanged());
     }

@@ -54,7 +54,7 @@ const LAST_ID: &str = "Last-Event-ID";
     )
 )]
 #[get("/events/stream?<after>&<filter..>")]
-pub(in crate::http) fn stream(
+pub(in crate::http) async fn stream(
     after: Option<&str>,
     filter: Filter<'_>,
     call: Call<'_>,
@@ -70,6 +70,7 @@ pub(in crate::http) fn stream(
         None => number("after", after, 0..=u64::MAX)?,
     };
     let store = state.events.store.clone();
+    store.sync().await?;
     let mut last = store.last_event();
     let now = *last.borrow_and_update();
     let follow = Follow {

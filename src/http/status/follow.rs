@@ -53,7 +53,7 @@ impl Follow {
         shutdown: Shutdown,
     ) -> Result<Self, Problem> {
         // Subscribe first: a change between the two would be missed otherwise.
-        let watch = state.jobs.watch(id);
+        let watch = state.jobs.watch(id).await;
         let range = parameters.batches.clone();
         let view = read(
             state,

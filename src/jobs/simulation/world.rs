@@ -6,8 +6,9 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-use crate::jobs::booking::{REACH, SPARE};
+use crate::jobs::booking::{Booking, REACH, SPARE};
 use crate::jobs::decide::Finished;
+
 use crate::jobs::pace::{LAUNCH, Slot};
 use crate::jobs::processor::{Failure, IdResult, Response};
 use crate::jobs::registry::Registry;
@@ -99,9 +100,16 @@ impl World {
             registry.apply(change).unwrap();
         }
         registry.go_live();
+        registry.take_over(QUEUE);
         (
             RwLock::new(registry),
-            Scheduler::new(QUEUE, settings.clone(), disk.last_slot, now),
+            Scheduler::new(
+                QUEUE,
+                settings.clone(),
+                disk.last_slot,
+                Booking::default(),
+                now,
+            ),
         )
     }
 

@@ -18,29 +18,29 @@ const NO_REST: u8 = u8::MAX;
 
 /// Collects the fields of a row, then hashes them. One is reused for many rows.
 #[derive(Default)]
-pub(super) struct Digest(Vec<u8>);
+pub(in crate::store) struct Digest(Vec<u8>);
 
 impl Digest {
     /// Begins a row of `table`; the name keeps equal fields of two tables apart.
-    pub(super) fn row(&mut self, table: &str) -> &mut Self {
+    pub(in crate::store) fn row(&mut self, table: &str) -> &mut Self {
         self.0.clear();
         self.bytes(table.as_bytes())
     }
 
     /// Adds a number.
-    pub(super) fn int(&mut self, value: i64) -> &mut Self {
+    pub(in crate::store) fn int(&mut self, value: i64) -> &mut Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
     }
 
     /// Adds a number or its absence.
-    pub(super) fn opt_int(&mut self, value: Option<i64>) -> &mut Self {
+    pub(in crate::store) fn opt_int(&mut self, value: Option<i64>) -> &mut Self {
         self.0.push(u8::from(value.is_some()));
         self.int(value.unwrap_or_default())
     }
 
     /// Adds bytes with their length.
-    pub(super) fn bytes(&mut self, value: &[u8]) -> &mut Self {
+    pub(in crate::store) fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.0
             .extend_from_slice(&(value.len() as u64).to_le_bytes());
         if value.len() <= DIGEST_INLINE {
@@ -52,13 +52,13 @@ impl Digest {
     }
 
     /// Adds bytes or their absence.
-    pub(super) fn opt_bytes(&mut self, value: Option<&[u8]>) -> &mut Self {
+    pub(in crate::store) fn opt_bytes(&mut self, value: Option<&[u8]>) -> &mut Self {
         self.0.push(u8::from(value.is_some()));
         self.bytes(value.unwrap_or_default())
     }
 
     /// Adds the fields of an ingestion that never change; `ids` as they are stored.
-    pub(super) fn ingestion(&mut self, it: &Ingestion, ids: &[u8]) -> &mut Self {
+    pub(in crate::store) fn ingestion(&mut self, it: &Ingestion, ids: &[u8]) -> &mut Self {
         let extras = it.extras.as_deref();
         let metadata = extras.and_then(|extras| extras.metadata.as_deref());
         let callback = extras.and_then(|extras| extras.callback_url.as_deref());
@@ -75,13 +75,13 @@ impl Digest {
     }
 
     /// The hash of what was added, as SQLite stores it.
-    pub(super) fn finish(&self) -> i64 {
+    pub(in crate::store) fn finish(&self) -> i64 {
         xxh3_64(&self.0).cast_signed()
     }
 }
 
 /// Ids as one byte for their width (1, 2, 4 or 8 bytes), then each in that width.
-pub(super) fn encode_ids(ids: &[i64]) -> Vec<u8> {
+pub(in crate::store) fn encode_ids(ids: &[i64]) -> Vec<u8> {
     let (low, high) = ids
         .iter()
         .fold((0, 0), |(low, high), id| (low.min(*id), high.max(*id)));
@@ -137,7 +137,7 @@ fn decode_wide<const N: usize>(body: &[u8], one: impl Fn([u8; N]) -> i64) -> Opt
 }
 
 /// The ids of a batch that failed; `None` where none did, so that a plain run costs nothing.
-pub(super) fn encode_failures(failures: &[IdFailure]) -> Option<Vec<u8>> {
+pub(in crate::store) fn encode_failures(failures: &[IdFailure]) -> Option<Vec<u8>> {
     if failures.is_empty() {
         return None;
     }

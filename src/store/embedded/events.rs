@@ -24,8 +24,7 @@
 pub(super) mod block;
 pub(super) mod codec;
 pub(super) mod count;
-pub(super) mod identity;
-mod letters;
+pub(super) mod letters;
 mod pack;
 pub(super) mod page;
 mod replace;
@@ -47,13 +46,12 @@ use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use self::identity::Key;
 use self::pack::Planner;
 use self::write::{Append, Content};
 use super::Embedded;
 use super::fault::Fault;
 use super::meta::{Meta, Table};
-use super::rollups::{Fed, FollowLimits, Follower};
+use super::rollups::Blocks;
 use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
 use crate::model::event::{
@@ -63,6 +61,8 @@ use crate::model::event::{
 use crate::model::time::Timestamp;
 use crate::rollups::{Facts, Rollups, UserKey};
 use crate::store::error::{OpenError, StoreError};
+use crate::store::identity::Key;
+use crate::store::rollups::{Fed, FollowLimits, Follower};
 use crate::telemetry::counted;
 
 /// The folder of the identity index.
@@ -93,7 +93,7 @@ pub struct NewLetter {
 
 /// Events that are ready to be written.
 #[derive(Debug)]
-pub struct Prepared {
+pub(in crate::store) struct Prepared {
     append: Append,
     /// What became of each; `None` for those in `held`.
     receipts: Vec<Option<Receipt>>,
@@ -146,7 +146,7 @@ impl EventState {
         let (seen, covers) = open_seen(&dir.join(SEEN), key, meta)?;
         recover(&seen, covers, key, db, meta).map_err(refuse)?;
         let last = watch::Sender::new(Sequence(meta.events.last_sequence));
-        let rollups = Follower::start(dir, key, last.subscribe(), limits)
+        let rollups = Follower::start(dir, key, last.subscribe(), limits, Blocks::new(dir, key))
             .map_err(|error| OpenError(format!("can't start a thread: {error}")))?;
         Ok(Self {
             dir: dir.to_owned(),

@@ -39,8 +39,10 @@ impl Fault {
                 format!("{name} is locked by another program")
             }
             StoreError::Full => format!("{name}: the disk is full"),
-            StoreError::Failed(sentence) => format!("{name}: {sentence}"),
-            StoreError::Closed => format!("{name}: closed"),
+            StoreError::Failed(sentence) | StoreError::Away(sentence) => {
+                format!("{name}: {sentence}")
+            }
+            StoreError::Deposed | StoreError::Closed => format!("{name}: closed"),
         })
     }
 }

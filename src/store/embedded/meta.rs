@@ -47,15 +47,21 @@ pub(super) const TABLES: usize = 11;
 /// The number of rows of a table, and the wrapping sum of their digests: rows that vanish, come
 /// twice or fall back to an older content with a damaged page change it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Tally {
+pub(in crate::store) struct Tally {
     rows: u64,
     sum: u64,
 }
 
 impl Tally {
     /// How many rows.
-    pub(super) const fn rows(&self) -> u64 {
+    pub(in crate::store) const fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// The wrapping sum of the digests.
+    #[cfg(feature = "cluster")]
+    pub(in crate::store) const fn sum(&self) -> u64 {
+        self.sum
     }
 
     /// Of one row.
@@ -67,7 +73,7 @@ impl Tally {
     }
 
     /// A row with this digest came.
-    pub(super) const fn add(&mut self, digest: i64) {
+    pub(in crate::store) const fn add(&mut self, digest: i64) {
         self.rows = self.rows.wrapping_add(1);
         self.sum = self.sum.wrapping_add(digest.cast_unsigned());
     }
@@ -184,13 +190,32 @@ impl Meta {
         Ok(())
     }
 
-    /// Writes the row, with the tallies of the first `tables` tables.
-    pub(super) fn save(&self, db: &Connection, tables: usize) -> Result<(), Fault> {
+    /// Rows and sums of the first `tables` tables.
+    fn tallies(&self, tables: usize) -> Vec<u8> {
         let mut tallies = Vec::with_capacity(TABLES * 16);
         for tally in self.tallies.iter().take(tables) {
             tallies.extend_from_slice(&tally.rows.to_le_bytes());
             tallies.extend_from_slice(&tally.sum.to_le_bytes());
         }
+        tallies
+    }
+
+    /// Tells this content of the store from every other one that it had or will have.
+    #[cfg(feature = "cluster")]
+    pub(super) fn content(&self) -> i64 {
+        let (commits, last) = (self.commits.cast_signed(), self.last_arrival.cast_signed());
+        digest_of(commits, last, &self.tallies(TABLES))
+    }
+
+    /// How many rows a table has.
+    #[cfg(feature = "cluster")]
+    pub(super) fn rows(&self, table: Table) -> u64 {
+        self.clone().tally(table).rows()
+    }
+
+    /// Writes the row, with the tallies of the first `tables` tables.
+    pub(super) fn save(&self, db: &Connection, tables: usize) -> Result<(), Fault> {
+        let tallies = self.tallies(tables);
         let (commits, last) = (self.commits.cast_signed(), self.last_arrival.cast_signed());
         db.prepare_cached(
             "INSERT OR REPLACE INTO meta (one, commits, last_arrival, tallies, digest)

@@ -60,21 +60,7 @@ use self::shared::{Shared, Stop};
 use self::snapshot::{Held, Snapshot};
 pub(crate) use self::tickets::TicketId;
 use super::schema::sync_dir;
-
-/// A keyed hash of tenant, topic and event id.
-pub(crate) type Identity = u128;
-
-/// The event that came first with its identity.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct First {
-    /// When it was, in microseconds since 1970.
-    pub(crate) time: i64,
-    /// A hash of what it said.
-    pub(crate) content: u32,
-}
-
-/// An identity and its event.
-pub(crate) type Entry = (Identity, First);
+pub(crate) use crate::store::identity::{Entry, First, Identity};
 
 /// The half that orders runs and chooses shards, pages and blocks.
 fn upper(identity: Identity) -> u64 {

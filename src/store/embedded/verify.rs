@@ -28,8 +28,9 @@ impl Embedded {
         }
         self.events.rollups.counted(last).await?;
         let state = Arc::clone(&self.events);
-        let compared =
-            tokio::task::spawn_blocking(move || state.rollups.look(|it| reading.compare(it)));
+        let compared = tokio::task::spawn_blocking(move || {
+            state.rollups.as_they_are(|it| reading.compare(it))
+        });
         compared.await.map_err(|_| StoreError::Closed)
     }
 }
@@ -162,10 +163,10 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rollups::FollowLimits;
-    use super::super::rollups::tests::{append, event, miscount, open};
+    use super::super::rollups::tests::{append, event, open};
     use super::*;
     use crate::model::event::EventFilter;
+    use crate::store::rollups::FollowLimits;
 
     fn wrong(verified: &Verified) -> Vec<&str> {
         let checks = verified.checks.iter().filter(|it| it.expected != it.found);
@@ -205,7 +206,7 @@ mod tests {
         let state = &store.events;
         state.rollups.counted(Sequence(100)).await.unwrap();
         let facts = Facts::of(state.user_key, [&event(1_000)]);
-        miscount(&state.rollups, &facts);
+        state.rollups.miscount(&facts);
         assert_eq!(wrong(&store.verify().await.unwrap()), ["t"]);
     }
 

@@ -7,7 +7,8 @@ use std::cmp::Ordering;
 use rusqlite::{Connection, OptionalExtension};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub(super) use self::row::{COLUMNS, Row, level_of};
+pub(super) use self::row::level_of;
+pub(in crate::store::embedded) use self::row::{COLUMNS, Row};
 use super::super::codec::Digest;
 use super::super::fault::Fault;
 use super::super::meta::{Meta, Table, Tally};
@@ -214,7 +215,7 @@ pub(super) fn find(db: &Connection, id: i64) -> Result<Option<Contents>, Fault> 
 }
 
 /// Reads the data that belongs to a row.
-pub(super) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
+pub(in crate::store::embedded) fn load(db: &Connection, row: Row) -> Result<Contents, Fault> {
     let decoded = with_data(db, &row, Decoded::new)?;
     match decoded {
         Ok(decoded) => Ok(Contents { row, decoded }),

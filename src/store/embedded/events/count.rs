@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::super::codec::Digest;
 use super::super::fault::Fault;
 use super::super::meta::Tally;
-use super::identity::Key;
+use crate::store::identity::Key;
 
 /// The content of the row. It is first written with the first events, so a store without it has
 /// none.

@@ -74,7 +74,7 @@ pub(super) fn remove(db: &Connection, meta: &mut Meta, id: u64) -> Result<bool, 
 const MAX_LISTED: usize = 32 << 20;
 
 /// At most `limit` letters behind `after`, in order of their number, and whether there are more.
-pub(super) fn list(
+pub(in crate::store::embedded) fn list(
     db: &Connection,
     after: u64,
     limit: usize,

@@ -9,12 +9,12 @@ use super::super::codec::Digest;
 use super::super::fault::Fault;
 use super::super::meta::Meta;
 use super::block::{self, Block};
-use super::identity::Key;
 use super::pack;
 use super::spent::{self, Remains};
 use crate::model::event::{EventFilter, Sequence};
 use crate::rollups::UserKey;
 use crate::store::error::StoreError;
+use crate::store::identity::Key;
 
 /// How many blocks an erasure reads before it writes.
 const ERASED_AT_ONCE: usize = 64;

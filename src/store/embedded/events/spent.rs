@@ -18,9 +18,9 @@ use super::super::meta::{Meta, Table, Tally};
 use super::super::seen::{Entry, First, Identity};
 use super::block::MAX_EVENTS;
 use super::codec::{self, Decoded};
-use super::identity::Key;
 use crate::model::event::{Event, ScannedEvent, ScannedUser, Sequence};
 use crate::rollups::{Facts, UserKey};
+use crate::store::identity::Key;
 
 /// Bytes of one identity: the hash, the time, the hash of the content.
 const RECORD: usize = 28;
@@ -260,6 +260,88 @@ pub(super) fn find(db: &Connection, id: i64) -> Result<Erased, Fault> {
         })
         .optional()?;
     found.unwrap_or_else(|| Err(damaged(id)))
+}
+
+/// Where a row stands among the arrivals.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(in crate::store) struct Place {
+    /// The first arrival.
+    pub(in crate::store) first: u64,
+    /// The last one.
+    pub(in crate::store) last: u64,
+    id: i64,
+}
+
+/// All rows by their first arrival, each compared with what was written; and how many events were
+/// erased by a version that kept only their identities.
+#[cfg(feature = "cluster")]
+pub(in crate::store::embedded) fn places(
+    db: &Connection,
+    meta: &Meta,
+) -> Result<(Vec<Place>, u64), Fault> {
+    let (mut places, mut unknown) = (Vec::new(), 0_u64);
+    let found = rows_after(db, 0, |row| {
+        let remains = row.remains()?;
+        let Known::Events(events) = remains.known()? else {
+            unknown += row.entries().count() as u64;
+            return Some(());
+        };
+        let most = events.iter().map(|it| it.number).max()?;
+        places.push(Place {
+            first: row.last.checked_sub(most)?,
+            last: row.last,
+            id: row.id,
+        });
+        Some(())
+    })?;
+    meta.check(Table::Spent, found)?;
+    places.sort_unstable();
+    Ok((places, unknown))
+}
+
+/// What remains of the events of a row.
+#[cfg(feature = "cluster")]
+pub(in crate::store) struct Gone {
+    place: Place,
+    /// Their identities.
+    pub(in crate::store) entries: Vec<Entry>,
+    erased: Erased,
+}
+
+/// An erased event: its arrival, what is left of it, and the hash of its user.
+#[cfg(feature = "cluster")]
+pub(in crate::store) type GoneEvent<'a> = (Sequence, Event<'a>, Option<u128>);
+
+#[cfg(feature = "cluster")]
+impl Gone {
+    /// Reads a row.
+    pub(in crate::store::embedded) fn read(db: &Connection, place: Place) -> Result<Self, Fault> {
+        let id = place.id;
+        let entries = db
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM spent WHERE id = ?1"))?
+            .query_row([id], |row| {
+                let row = Row::read(row, &mut Digest::default());
+                Ok(row.map(|row| row.entries().collect()))
+            })??;
+        Ok(Self {
+            place,
+            entries,
+            erased: find(db, id)?,
+        })
+    }
+
+    /// The events.
+    pub(in crate::store::embedded) fn events(&self) -> Result<Vec<GoneEvent<'_>>, Fault> {
+        let Some(Known::Events(events)) = self.erased.known() else {
+            return Err(damaged(self.place.id));
+        };
+        let events = events.into_iter();
+        let arrival = |number| Sequence(self.place.first.wrapping_add(number));
+        Ok(events
+            .map(|it| (arrival(it.number), it.event, it.user))
+            .collect())
+    }
 }
 
 /// A row as it lies there.

@@ -1,8 +1,14 @@
+use std::fs;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
 use super::super::{Embedded, Limits};
 use super::*;
 use crate::model::event::{Event, EventTime};
-use crate::rollups::{Filter, Span};
+use crate::rollups::{Filter, Rollups, Span};
 use crate::store::StoreSettings;
+use crate::store::rollups::{FILE, FollowLimits, Follower, UNFINISHED};
 
 pub(in super::super) fn open(dir: &Path, rollups: FollowLimits) -> Embedded {
     let settings = StoreSettings {
@@ -38,9 +44,14 @@ pub(in super::super) async fn append(store: &Store, ids: std::ops::Range<u32>) {
 
 type Store = Embedded;
 
-/// Counts what is counted already.
-pub(in super::super) fn miscount(rollups: &Follower, facts: &Facts) {
-    rollups.followed.rollups.write().add(facts);
+/// Without a store.
+fn start(
+    dir: &Path,
+    key: Key,
+    last: watch::Receiver<Sequence>,
+    limits: FollowLimits,
+) -> std::io::Result<Follower> {
+    Follower::start(dir, key, last, limits, Blocks::new(dir, key))
 }
 
 /// Of all events: how many, and whose.
@@ -70,7 +81,7 @@ fn what_the_feed_has_no_room_for_is_read_from_the_blocks() {
     };
     let store = open(dir.path(), limits);
     runtime.block_on(append(&store, 0..1));
-    let held = store.events.rollups.followed.rollups.read();
+    let held = store.events.rollups.hold();
     for id in 1..50 {
         runtime.block_on(append(&store, id..id + 1));
     }
@@ -89,7 +100,7 @@ fn an_answer_does_not_wait_for_ever() {
         ..FollowLimits::default()
     };
     let store = open(dir.path(), limits);
-    let held = store.events.rollups.followed.rollups.read();
+    let held = store.events.rollups.hold();
     runtime.block_on(append(&store, 0..1));
     let answer = runtime.block_on(counted(&store.events.rollups));
     assert_eq!(answer, Err(StoreError::Behind));
@@ -115,7 +126,7 @@ async fn a_checkpoint_is_gone_on_from() {
     let alone = tempfile::tempdir().unwrap();
     fs::copy(dir.path().join(FILE), alone.path().join(FILE)).unwrap();
     let (_last, receiver) = watch::channel(Sequence(30));
-    let follower = Follower::start(alone.path(), key, receiver, EAGER()).unwrap();
+    let follower = start(alone.path(), key, receiver, EAGER()).unwrap();
     assert_eq!(counted(&follower).await, Ok((30, 7)));
     follower.close();
     // And with it, what came later is counted once.
@@ -128,7 +139,7 @@ async fn a_checkpoint_is_gone_on_from() {
 async fn a_checkpoint_that_knows_more_than_the_store_is_removed() {
     let (dir, key) = with_checkpoint().await;
     let (_last, receiver) = watch::channel(Sequence(29));
-    let follower = Follower::start(dir.path(), key, receiver, EAGER()).unwrap();
+    let follower = start(dir.path(), key, receiver, EAGER()).unwrap();
     assert_eq!(
         counted(&follower).await,
         Ok((30, 7)),
@@ -158,7 +169,7 @@ async fn a_checkpoint_that_is_cut_or_foreign_is_not_used() {
     fs::copy(&path, alone.path().join(FILE)).unwrap();
     let (_last, receiver) = watch::channel(Sequence(30));
     let foreign = Key([!key.0[0]; 16]);
-    let follower = Follower::start(alone.path(), foreign, receiver, EAGER()).unwrap();
+    let follower = start(alone.path(), foreign, receiver, EAGER()).unwrap();
     let refused = counted(&follower).await;
     assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
     follower.close();

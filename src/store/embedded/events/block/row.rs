@@ -7,13 +7,13 @@ use super::super::super::fault::Fault;
 use super::Block;
 
 /// The columns that [`Row::read`] reads.
-pub(in crate::store::embedded::events) const COLUMNS: &str = "id, level, first_time, last_time, first_sequence, last_sequence, \
+pub(in crate::store::embedded) const COLUMNS: &str = "id, level, first_time, last_time, first_sequence, last_sequence, \
      first_tenant, last_tenant, events, packed, bytes, checksum, digest";
 
 /// The level of a block: the bits that the span of its times in microseconds needs, at most 63.
 /// Level 0 is kept for blocks whose events have one time without nanoseconds: their order is that
 /// of their arrivals, which their rows know.
-pub(in crate::store::embedded::events) fn level_of(times: (i64, i64), nanos: bool) -> u8 {
+pub(in crate::store::embedded) fn level_of(times: (i64, i64), nanos: bool) -> u8 {
     let span = times.1.wrapping_sub(times.0).cast_unsigned();
     let bits = u64::BITS - span.leading_zeros();
     u8::try_from(bits.max(u32::from(nanos)).min(63)).unwrap_or(63)
@@ -21,22 +21,22 @@ pub(in crate::store::embedded::events) fn level_of(times: (i64, i64), nanos: boo
 
 /// A row of `block`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::store::embedded::events) struct Row {
-    pub(in crate::store::embedded::events) id: i64,
-    pub(in crate::store::embedded::events) level: u8,
+pub(in crate::store::embedded) struct Row {
+    pub(in crate::store::embedded) id: i64,
+    pub(in crate::store::embedded) level: u8,
     /// Least and greatest time, in microseconds.
-    pub(in crate::store::embedded::events) times: (i64, i64),
+    pub(in crate::store::embedded) times: (i64, i64),
     /// Least and greatest arrival.
-    pub(in crate::store::embedded::events) sequences: (u64, u64),
+    pub(in crate::store::embedded) sequences: (u64, u64),
     /// Least and greatest tenant.
-    pub(in crate::store::embedded::events) tenants: (String, String),
-    pub(in crate::store::embedded::events) events: u32,
-    pub(in crate::store::embedded::events) packed: u8,
+    pub(in crate::store::embedded) tenants: (String, String),
+    pub(in crate::store::embedded) events: u32,
+    pub(in crate::store::embedded) packed: u8,
     /// The length of the data.
-    pub(in crate::store::embedded::events) bytes: u64,
+    pub(in crate::store::embedded) bytes: u64,
     /// The hash of the data.
-    pub(in crate::store::embedded::events) checksum: u64,
-    pub(in crate::store::embedded::events) digest: i64,
+    pub(in crate::store::embedded) checksum: u64,
+    pub(in crate::store::embedded) digest: i64,
 }
 
 impl Row {
@@ -60,12 +60,12 @@ impl Row {
     }
 
     /// Whether it may hold events of `tenant`.
-    pub(in crate::store::embedded::events) fn may_hold(&self, tenant: &str) -> bool {
+    pub(in crate::store::embedded) fn may_hold(&self, tenant: &str) -> bool {
         self.tenants.0.as_str() <= tenant && tenant <= self.tenants.1.as_str()
     }
 
     /// Reads [`COLUMNS`] and checks them.
-    pub(in crate::store::embedded::events) fn read(
+    pub(in crate::store::embedded) fn read(
         row: &rusqlite::Row<'_>,
         digest: &mut Digest,
     ) -> Result<Self, Fault> {

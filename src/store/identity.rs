@@ -5,30 +5,50 @@ use std::hash::Hasher;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::super::seen::{First, Identity};
 use crate::model::event::Event;
 use crate::rollups::UserKey;
+
+/// A keyed hash of tenant, topic and event id.
+pub(crate) type Identity = u128;
+
+/// The event that came first with its identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct First {
+    /// When it was, in microseconds since 1970.
+    pub(crate) time: i64,
+    /// A hash of what it said.
+    pub(crate) content: u32,
+}
+
+/// An identity and its event.
+pub(crate) type Entry = (Identity, First);
 
 /// The key of a store's identities. It is random and stays in the store, so nobody outside can make
 /// two events that collide: 128 bits of [SipHash](https://www.aumasson.jp/siphash/siphash.pdf) under
 /// a secret key are as good as the identity itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::store::embedded) struct Key(pub(in crate::store::embedded) [u8; 16]);
+pub(in crate::store) struct Key(pub(in crate::store) [u8; 16]);
 
 impl Key {
     /// A new one.
-    pub(in crate::store::embedded) fn random() -> Self {
+    pub(in crate::store) fn random() -> Self {
         Self(*uuid::Uuid::new_v4().as_bytes())
     }
 
     /// A key that is made from this one, for another purpose.
-    pub(in crate::store::embedded) fn of_users(self) -> UserKey {
+    pub(in crate::store) fn of_users(self) -> UserKey {
         UserKey(self.derived(b"users of rollups"))
     }
 
     /// Says of a checkpoint of the rollups whose it is.
-    pub(in crate::store::embedded) fn of_checkpoints(self) -> [u8; 16] {
+    pub(in crate::store) fn of_checkpoints(self) -> [u8; 16] {
         self.derived(b"checkpoints of rollups")
+    }
+
+    /// Says of a migration whose store it moves.
+    #[cfg(feature = "cluster")]
+    pub(in crate::store) fn of_migrations(self) -> [u8; 16] {
+        self.derived(b"migrations")
     }
 
     fn derived(self, purpose: &[u8]) -> [u8; 16] {
@@ -39,12 +59,7 @@ impl Key {
     }
 
     /// The hash of (tenant, topic, id).
-    pub(in crate::store::embedded) fn identity(
-        self,
-        tenant: &str,
-        topic: &str,
-        id: &str,
-    ) -> Identity {
+    pub(in crate::store) fn identity(self, tenant: &str, topic: &str, id: &str) -> Identity {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         // Lengths first, so that no two triples give the same bytes; each is at most 256.
         for part in [tenant, topic] {
@@ -56,7 +71,7 @@ impl Key {
     }
 
     /// The identity of an event, and what is remembered about the first of it.
-    pub(in crate::store::embedded) fn of(self, event: &Event<'_>) -> (Identity, First) {
+    pub(in crate::store) fn of(self, event: &Event<'_>) -> (Identity, First) {
         let identity = self.identity(&event.tenant, &event.topic, &event.id);
         let first = First {
             time: event.time.micros.as_micros(),

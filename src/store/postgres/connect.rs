@@ -1,0 +1,206 @@
+//! Connections to the server, and what its errors mean.
+
+use std::future::poll_fn;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+
+use crate::store::error::{OpenError, StoreError};
+
+/// How long a new connection may take.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How many reads go on at once; others wait for their turn.
+const READERS: usize = 16;
+
+/// How long a read waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+
+/// The error that the schema raises where a deposed leader writes.
+const DEPOSED: &str = "TG001";
+
+/// Where the server is.
+#[derive(Clone)]
+pub(super) struct Server(Arc<Config>);
+
+/// One connection. Ends when it is dropped.
+pub(super) struct Session(Client);
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+impl Server {
+    /// Reads the URL of the setting.
+    pub(super) fn parse(url: &str) -> Result<Self, OpenError> {
+        Self::named("store.url", url)
+    }
+
+    /// Reads a URL. What is wrong with it is said without the password that it may have.
+    pub(super) fn named(name: &str, url: &str) -> Result<Self, OpenError> {
+        let refused = |problem: &str| OpenError(format!("{name}: {problem}"));
+        let mut config = Config::from_str(url)
+            .map_err(|error| refused(&format!("it is no PostgreSQL URL: {error}")))?;
+        if config.get_hosts().is_empty() {
+            return Err(refused("it names no host"));
+        }
+        config
+            .connect_timeout(CONNECT)
+            .application_name("tollgate")
+            .tcp_user_timeout(Duration::from_secs(10))
+            .keepalives_idle(Duration::from_secs(10));
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// Where it is, without user and password.
+    pub(super) fn place(&self) -> String {
+        let host = match self.0.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            #[cfg(unix)]
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => String::new(),
+        };
+        let port = self.0.get_ports().first().copied().unwrap_or(5432);
+        let database = self.0.get_dbname().unwrap_or("postgres");
+        format!("{host} port {port}, database {database}")
+    }
+
+    /// A connection of its own.
+    pub(super) async fn connect(&self) -> Result<Session, StoreError> {
+        self.connect_with(None).await
+    }
+
+    /// The same; tells `notify` of every notification.
+    pub(super) async fn listening(&self, notify: Arc<Notify>) -> Result<Session, StoreError> {
+        self.connect_with(Some(notify)).await
+    }
+
+    async fn connect_with(&self, notify: Option<Arc<Notify>>) -> Result<Session, StoreError> {
+        let connected = timeout(CONNECT, self.0.connect(NoTls)).await;
+        let connected = connected.map_err(|_| StoreError::Away("it does not answer".to_owned()))?;
+        let (client, mut connection) = connected.map_err(|error| fault(&error))?;
+        tokio::spawn(async move {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match (message, &notify) {
+                    (Ok(AsyncMessage::Notification(_)), Some(notify)) => notify.notify_one(),
+                    (Ok(_), _) => {}
+                    // Whoever waits for an answer is told.
+                    (Err(_), _) => return,
+                }
+            }
+        });
+        Ok(Session(client))
+    }
+}
+
+/// What an error of the server or of the way to it means.
+pub(super) fn fault(error: &tokio_postgres::Error) -> StoreError {
+    let Some(refusal) = error.as_db_error() else {
+        return StoreError::Away(sentence(error));
+    };
+    match refusal.code() {
+        code if code.code() == DEPOSED => StoreError::Deposed,
+        code if *code == SqlState::DISK_FULL => StoreError::Full,
+        code if *code == SqlState::UNDEFINED_TABLE => {
+            StoreError::Damaged(refusal.message().to_owned())
+        }
+        _ => StoreError::Away(refusal.message().to_owned()),
+    }
+}
+
+/// With what caused it.
+fn sentence(error: &tokio_postgres::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !sentence.contains(&text) {
+            sentence = format!("{sentence}: {text}");
+        }
+        cause = inner.source();
+    }
+    sentence
+}
+
+/// Connections that reads share.
+pub(super) struct Readers {
+    server: Server,
+    turns: Semaphore,
+    idle: Mutex<Vec<Session>>,
+}
+
+/// One of them; goes back when it is dropped, if it still works.
+pub(super) struct Reader<'a> {
+    session: Option<Session>,
+    readers: &'a Readers,
+    _turn: SemaphorePermit<'a>,
+}
+
+impl Readers {
+    pub(super) fn new(server: Server) -> Self {
+        Self {
+            server,
+            turns: Semaphore::new(READERS),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A connection, once it is this caller's turn.
+    pub(super) async fn get(&self) -> Result<Reader<'_>, StoreError> {
+        let turn = timeout(TURN, self.turns.acquire()).await;
+        let turn = turn.map_err(|_| StoreError::Busy)?;
+        let turn = turn.map_err(|_| StoreError::Closed)?;
+        let idle = loop {
+            let idle = self.idle.lock().pop();
+            match idle {
+                Some(session) if session.is_closed() => {}
+                other => break other,
+            }
+        };
+        let session = match idle {
+            Some(session) => session,
+            None => self.server.connect().await?,
+        };
+        Ok(Reader {
+            session: Some(session),
+            readers: self,
+            _turn: turn,
+        })
+    }
+
+    /// No more reads.
+    pub(super) fn close(&self) {
+        self.turns.close();
+        self.idle.lock().clear();
+    }
+}
+
+impl Reader<'_> {
+    /// The connection. `Err` never happens: it is there until the drop.
+    pub(super) fn session(&self) -> Result<&Session, StoreError> {
+        self.session.as_ref().ok_or(StoreError::Closed)
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take()
+            && !session.is_closed()
+            && !self.readers.turns.is_closed()
+        {
+            self.readers.idle.lock().push(session);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The writers of events: a few tasks with a connection each.
+//!
+//! ```text
+//! callers ──bounded queue──▶ writers: each merges what waits, up to a bound, into one transaction
+//! ```
+//!
+//! Identities are claimed side by side; the row of `event_head` is held for the arrivals only.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::super::connect::{Server, Session, fault};
+use super::super::follow::Sight;
+use super::Shared;
+use super::group::Group;
+use super::prepare::Prepared;
+use super::write::{Statements, Trouble};
+use crate::model::event::{Receipt, Sequence};
+use crate::store::error::StoreError;
+use crate::store::rollups::Fed;
+
+/// How many transactions are made at once.
+pub(super) const WRITERS: usize = 3;
+
+/// With so many events, or bytes of rows, a transaction takes no further request.
+const GROUP_EVENTS: usize = 10_000;
+const GROUP_BYTES: usize = 16 << 20;
+
+/// How often a transaction is made again that met another one.
+const ATTEMPTS: usize = 4;
+
+/// How long a writer waits for the locks of others, and how long the database waits for a writer that
+/// holds some: a node that hangs in the middle must not hold up the others.
+const SETTINGS: &str = "SET lock_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'";
+
+/// Ends the writers that hang between two rows: for those the database has no such setting.
+const END_HANGING: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'tollgate' AND datname = current_database() AND usename = current_user
+      AND state = 'active' AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL
+      AND xact_start < clock_timestamp() - INTERVAL '5 seconds'";
+
+/// A request that waits.
+pub(super) struct Append {
+    pub(super) prepared: Prepared,
+    pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, StoreError>>,
+    /// Its weight in the queue, given back when this is dropped.
+    pub(super) weight: OwnedSemaphorePermit,
+}
+
+/// What the writers share: who has it takes what waits.
+pub(super) struct Queue {
+    appends: mpsc::Receiver<Append>,
+    /// Was taken, and did not fit.
+    next: Option<Append>,
+}
+
+impl Queue {
+    pub(super) fn new(appends: mpsc::Receiver<Append>) -> Self {
+        Self {
+            appends,
+            next: None,
+        }
+    }
+
+    /// The next request, and what waits behind it and fits; `None` at the end.
+    async fn take(&mut self) -> Option<Vec<Append>> {
+        let first = match self.next.take() {
+            Some(first) => first,
+            None => self.appends.recv().await?,
+        };
+        let weight = |append: &Append| (append.prepared.entries.len(), append.prepared.rows.len());
+        let (mut events, mut bytes) = weight(&first);
+        let mut taken = vec![first];
+        while let Ok(append) = self.appends.try_recv() {
+            let more = weight(&append);
+            (events, bytes) = (events + more.0, bytes + more.1);
+            if events > GROUP_EVENTS || bytes > GROUP_BYTES {
+                self.next = Some(append);
+                break;
+            }
+            taken.push(append);
+        }
+        Some(taken)
+    }
+}
+
+/// See the module.
+pub(super) struct Writer {
+    pub(super) server: Server,
+    pub(super) sight: Arc<Sight>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: Arc<Mutex<Queue>>,
+}
+
+/// A connection that writes.
+struct Open {
+    session: Session,
+    statements: Statements,
+}
+
+impl Writer {
+    /// Runs until nobody can send any more.
+    pub(super) async fn run(self) {
+        let mut open = None;
+        loop {
+            let taken = self.queue.lock().await.take().await;
+            let Some(taken) = taken else { return };
+            let (prepared, waiting): (Vec<Prepared>, Vec<_>) = taken
+                .into_iter()
+                .map(|it| (it.prepared, (it.reply, it.weight)))
+                .unzip();
+            let written = self.write(&mut open, &prepared).await;
+            match written {
+                Ok(receipts) => {
+                    for ((reply, _weight), receipts) in waiting.into_iter().zip(receipts) {
+                        // Who asked may be gone.
+                        let _ = reply.send(Ok(receipts));
+                    }
+                }
+                Err(error) => {
+                    // Whether it was committed can't be told.
+                    open = None;
+                    tracing::warn!(%error, "events were not written");
+                    for (reply, _weight) in waiting {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes a group; the receipts of each request.
+    async fn write(
+        &self,
+        open: &mut Option<Open>,
+        requests: &[Prepared],
+    ) -> Result<Vec<Vec<Receipt>>, StoreError> {
+        let group = Group::of(requests);
+        let mut careful = false;
+        for _ in 1..ATTEMPTS {
+            match self.try_write(open, &group, careful).await {
+                Err(Trouble::Again) => careful = true,
+                Err(Trouble::Held) => {
+                    let ended = self.server.connect().await?;
+                    let ended = ended.batch_execute(END_HANGING).await;
+                    ended.map_err(|error| fault(&error))?;
+                    careful = true;
+                }
+                Err(Trouble::Failed(error)) => return Err(error),
+                Ok(receipts) => return Ok(receipts),
+            }
+        }
+        match self.try_write(open, &group, careful).await {
+            Err(Trouble::Again | Trouble::Held) => Err(StoreError::Busy),
+            Err(Trouble::Failed(error)) => Err(error),
+            Ok(receipts) => Ok(receipts),
+        }
+    }
+
+    async fn try_write(
+        &self,
+        open: &mut Option<Open>,
+        group: &Group<'_>,
+        careful: bool,
+    ) -> Result<Vec<Vec<Receipt>>, Trouble> {
+        let Open {
+            session,
+            statements,
+        } = self.open(open).await?;
+        self.shared.parts.ensure(session, &group.months()).await?;
+        let claimed = statements.claim(session, group, careful).await?;
+        let written = statements.finish(session, group, &claimed).await?;
+        if written.head.topics > 0 {
+            let topics = self.sight.topics();
+            // It is committed: at the next look they are read again.
+            let _ = topics.learn(session, written.head.topics).await;
+        }
+        if written.new > 0 {
+            self.shared.rollups.feed(Fed {
+                after: Sequence(written.head.event - written.new),
+                facts: written.facts,
+                last: Sequence(written.head.event),
+            });
+        }
+        self.sight.committed(written.head);
+        Ok(claimed.receipts)
+    }
+
+    async fn open<'o>(&self, open: &'o mut Option<Open>) -> Result<&'o Open, StoreError> {
+        if open.as_ref().is_none_or(|open| open.session.is_closed()) {
+            let session = self.server.connect().await?;
+            let failed = |error: tokio_postgres::Error| fault(&error);
+            session.batch_execute(SETTINGS).await.map_err(failed)?;
+            let statements = Statements::prepare(&session).await.map_err(failed)?;
+            *open = Some(Open {
+                session,
+                statements,
+            });
+        }
+        open.as_ref().ok_or(StoreError::Closed)
+    }
+}

@@ -1,0 +1,280 @@
+//! Several nodes over one PostgreSQL, as real processes: any of them answers everything, one of them
+//! schedules, and whoever is killed or stopped, nothing acknowledged is lost, nothing is skipped, and
+//! the pace holds.
+//!
+//! `FAULT_ROUNDS` says how often each fault happens (default 2), `CLUSTER_SEED` replays the moments
+//! of a run as far as processes allow.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::print_stderr, reason = "the seed of a failing run")]
+
+#[path = "support/backing.rs"]
+mod backing;
+#[path = "support/http.rs"]
+mod http;
+#[path = "crash/ledger.rs"]
+mod ledger;
+#[path = "cluster/load.rs"]
+mod load;
+#[path = "cluster/relay.rs"]
+mod relay;
+#[path = "support/server.rs"]
+mod server;
+
+use backing::{Backing, database, psql, rounds};
+use fastrand::Rng;
+use load::{Load, complete, submit};
+use relay::Relay;
+use rustix::process::Signal;
+use serde_json::Value;
+use server::{Server, Setup, poll};
+use tempfile::TempDir;
+
+/// A batch starts each 50 ms at most.
+const INTERVAL_MICROS: i64 = 50_000;
+
+fn rng() -> Rng {
+    let seed = std::env::var("CLUSTER_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |text| {
+            text.parse()
+                .unwrap_or_else(|_| panic!("CLUSTER_SEED={text} is no number"))
+        },
+    );
+    eprintln!("CLUSTER_SEED={seed}");
+    Rng::with_seed(seed)
+}
+
+/// The nodes of a cluster, each over a directory of its own.
+struct Nodes {
+    homes: Vec<(TempDir, Setup)>,
+    running: Vec<Option<Server>>,
+}
+
+impl Nodes {
+    fn start(url: &str, count: usize) -> Self {
+        Self::over(&vec![url.to_owned(); count])
+    }
+
+    /// One for each URL.
+    fn over(urls: &[String]) -> Self {
+        let homes: Vec<_> = urls
+            .iter()
+            .map(|url| {
+                let home = tempfile::tempdir().unwrap();
+                let setup = Setup::fast(home.path())
+                    .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "50ms")
+                    .with("TOLLGATE_STORE__URL", url);
+                (home, setup)
+            })
+            .collect();
+        let running = homes.iter().map(|(_, setup)| Some(setup.start())).collect();
+        Self { homes, running }
+    }
+
+    fn node(&self, index: usize) -> &Server {
+        self.running[index].as_ref().unwrap()
+    }
+
+    fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.running.iter().flatten().map(Server::address).collect()
+    }
+
+    /// The node that schedules, once one does.
+    fn leader(&self) -> usize {
+        poll("a node schedules", || {
+            let mut running = self.running.iter().enumerate();
+            let leads = |server: &Server| {
+                let ready = server.get("/ready").ok()?;
+                let leads = ready.json()["components"]["scheduler"]["state"] == "ok";
+                leads.then_some(())
+            };
+            running.find_map(|(index, server)| {
+                let server = server.as_ref()?;
+                leads(server).map(|()| index)
+            })
+        })
+    }
+
+    fn restart(&mut self, index: usize) {
+        self.running[index] = Some(self.homes[index].1.start());
+    }
+}
+
+fn status(server: &Server, id: &str) -> Value {
+    let reply = server.get(&format!("/status/{id}")).unwrap();
+    assert_eq!(reply.status, 200, "{id}: {}", reply.text());
+    reply.json()
+}
+
+#[test]
+fn what_one_node_acknowledged_every_node_answers() {
+    let Some(url) = database() else { return };
+    let nodes = Nodes::start(&url, 2);
+    let ledger = ledger::shared();
+    for round in 0..40 {
+        let (here, there) = (nodes.node(round % 2), nodes.node((round + 1) % 2));
+        let mut connection = here.connect().unwrap();
+        let id = submit(&mut connection, &ledger, (0..7).collect(), round % 3).unwrap();
+        // At the very next request, on the other node.
+        let asked = ledger.lock().asks();
+        let seen = status(there, &id);
+        assert_eq!(seen["batches"].as_array().unwrap().len(), 3);
+        ledger.lock().saw(&seen, asked);
+    }
+    complete(nodes.node(0), &ledger);
+    let ids = ledger.lock().all_accepted();
+    for accepted in ids {
+        let (one, other) = (
+            status(nodes.node(0), &accepted.id),
+            status(nodes.node(1), &accepted.id),
+        );
+        assert_eq!(one, other);
+    }
+    let ledger = ledger.lock();
+    ledger.assert_complete();
+    ledger.assert_pace(INTERVAL_MICROS);
+    ledger.assert_order();
+    // And so says the database.
+    let left = psql(
+        &url,
+        "SELECT count(*) FROM ingestion WHERE ended_at IS NULL",
+    )
+    .unwrap();
+    assert_eq!(left, "0");
+}
+
+#[test]
+fn the_first_batch_of_an_idle_queue_is_triggered_when_any_node_has_answered() {
+    let Some(url) = database() else { return };
+    let nodes = Nodes::start(&url, 2);
+    let other = 1 - nodes.leader();
+    let ledger = ledger::shared();
+    for _ in 0..5 {
+        poll("the queue is idle", || {
+            let queues = nodes.node(other).get("/queues").unwrap().json();
+            (queues["queues"][0]["next_slot_in_seconds"] == 0.0).then_some(())
+        });
+        let mut connection = nodes.node(other).connect().unwrap();
+        let id = submit(&mut connection, &ledger, vec![1], 0).unwrap();
+        let first = &status(nodes.node(other), &id)["batches"][0];
+        assert_ne!(first["status"], "yet_to_start", "{first}");
+        complete(nodes.node(other), &ledger);
+    }
+}
+
+/// Which fault a node has.
+#[derive(Clone, Copy)]
+enum Fault {
+    Killed,
+    Stopped,
+}
+
+fn a_leader_fails(fault: Fault) {
+    let Some(url) = database() else { return };
+    let mut rng = rng();
+    let mut nodes = Nodes::start(&url, 2);
+    let ledger = ledger::shared();
+    let mut stopped = None;
+    for _ in 0..rounds(2) {
+        let leader = nodes.leader();
+        let load = Load::start(&nodes.addresses(), &mut rng, &ledger);
+        load.wait_for(rng.usize(5..60));
+        match fault {
+            Fault::Killed => nodes.running[leader].take().unwrap().kill(),
+            Fault::Stopped => {
+                let server = nodes.running[leader].take().unwrap();
+                server.signal(Signal::STOP);
+                stopped = Some(server);
+            }
+        }
+        let next = nodes.leader();
+        assert_ne!(next, leader);
+        load.wait_for(20);
+        if let Some(server) = stopped.take() {
+            // It wakes up and still believes that it schedules.
+            server.signal(Signal::CONT);
+            nodes.running[leader] = Some(server);
+            load.wait_for(20);
+        }
+        load.stop();
+        if nodes.running[leader].is_none() {
+            nodes.restart(leader);
+        }
+    }
+    complete(nodes.node(0), &ledger);
+    let ledger = ledger.lock();
+    ledger.assert_complete();
+    ledger.assert_pace(INTERVAL_MICROS);
+    ledger.assert_order();
+    eprintln!("{}", ledger.summary());
+}
+
+#[test]
+fn a_leader_that_is_killed_is_followed_by_another() {
+    a_leader_fails(Fault::Killed);
+}
+
+#[test]
+fn a_leader_that_was_stopped_and_wakes_up_does_no_harm() {
+    a_leader_fails(Fault::Stopped);
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_the_database_is_followed_by_another() {
+    let Some(postgres) = Backing::postgres() else {
+        return;
+    };
+    let mut rng = rng();
+    let url = postgres.new_database();
+    let direct = postgres.address().to_string();
+    let relays = [(); 2].map(|()| Relay::to(postgres.address()));
+    let urls = relays
+        .each_ref()
+        .map(|relay| url.replace(&direct, &relay.address().to_string()));
+    let nodes = Nodes::over(&urls);
+    let ledger = ledger::shared();
+    for _ in 0..rounds(2) {
+        let leader = nodes.leader();
+        let load = Load::start(&nodes.addresses(), &mut rng, &ledger);
+        load.wait_for(rng.usize(5..60));
+        relays[leader].cut(true);
+        poll("the other one schedules", || {
+            let ready = nodes.node(1 - leader).get("/ready").ok()?.json();
+            (ready["components"]["scheduler"]["state"] == "ok").then_some(())
+        });
+        load.wait_for(20);
+        // What it wrote into the void arrives after all.
+        relays[leader].cut(false);
+        load.wait_for(20);
+        load.stop();
+    }
+    complete(nodes.node(0), &ledger);
+    let ledger = ledger.lock();
+    ledger.assert_complete();
+    ledger.assert_pace(INTERVAL_MICROS);
+    ledger.assert_order();
+}
+
+#[test]
+fn a_database_that_is_restarted_loses_nothing() {
+    let Some(mut postgres) = Backing::postgres() else {
+        return;
+    };
+    let mut rng = rng();
+    let url = postgres.new_database();
+    let nodes = Nodes::start(&url, 2);
+    let ledger = ledger::shared();
+    for _ in 0..rounds(2) {
+        let load = Load::start(&nodes.addresses(), &mut rng, &ledger);
+        load.wait_for(rng.usize(5..60));
+        // Its connections are cut, and what was not committed is gone.
+        postgres.end(Signal::QUIT);
+        postgres.resume();
+        load.wait_for(20);
+        load.stop();
+    }
+    complete(nodes.node(0), &ledger);
+    let ledger = ledger.lock();
+    ledger.assert_complete();
+    ledger.assert_pace(INTERVAL_MICROS);
+}
