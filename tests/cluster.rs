@@ -20,6 +20,8 @@ mod relay;
 #[path = "support/server.rs"]
 mod server;
 
+use std::collections::BTreeSet;
+
 use backing::{Backing, database, psql, rounds};
 use fastrand::Rng;
 use load::{Load, complete, submit};
@@ -160,6 +162,40 @@ fn the_first_batch_of_an_idle_queue_is_triggered_when_any_node_has_answered() {
         assert_ne!(first["status"], "yet_to_start", "{first}");
         complete(nodes.node(other), &ledger);
     }
+}
+
+#[test]
+fn one_key_sent_to_both_nodes_at_once_is_one_ingestion() {
+    let Some(url) = database() else { return };
+    let nodes = Nodes::start(&url, 2);
+    let addresses = nodes.addresses();
+    for round in 0..30 {
+        let send = move |address| {
+            let mut connection = http::Connection::open(address).unwrap();
+            let body = "{\"ids\":[1],\"priority\":\"LOW\"}";
+            let head = format!(
+                "POST /ingest HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+                 Idempotency-Key: round-{round}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            connection.send(&head, body).unwrap()
+        };
+        let replies = std::thread::scope(|scope| {
+            let both = [addresses[0], addresses[1]].map(|it| scope.spawn(move || send(it)));
+            both.map(|reply| reply.join().unwrap())
+        });
+        // The other one may be told that the first is still in flight.
+        assert!(
+            replies
+                .iter()
+                .all(|reply| matches!(reply.status, 200 | 409))
+        );
+        let answered = replies.iter().filter(|reply| reply.status == 200);
+        let ids: BTreeSet<String> = answered.map(http::Reply::text).collect();
+        assert_eq!(ids.len(), 1, "round {round}: {ids:?}");
+    }
+    let there = psql(&url, "SELECT count(*) FROM ingestion").unwrap();
+    assert_eq!(there, "30", "each key is one ingestion");
 }
 
 /// Which fault a node has.

@@ -343,15 +343,15 @@ fn what_is_no_empty_database_or_no_store_is_refused() {
         "another data directory is being moved",
     );
     // No node starts.
-    let served = home::command(homes[2].path(), "", &["serve", "--port", "1"])
+    let refused_start = home::command(homes[2].path(), "", &["serve", "--port", "1"])
         .env("TOLLGATE_STORE__URL", &url)
         .output()
         .unwrap();
-    assert_eq!(served.status.code(), Some(1));
+    assert_eq!(refused_start.status.code(), Some(1));
     assert!(
-        home::err(&served).contains("let `tollgate migrate` finish first"),
+        home::err(&refused_start).contains("let `tollgate migrate` finish first"),
         "{}",
-        home::err(&served)
+        home::err(&refused_start)
     );
     // Served meanwhile, the directory has something else.
     let server = setup(homes[0].path()).start();

@@ -252,9 +252,10 @@ impl From<StoreError> for Problem {
                 )
                 .retry_after(Duration::from_secs(5));
             }
-            StoreError::Closed | StoreError::Away(_) | StoreError::Deposed => {
-                Duration::from_secs(5)
-            }
+            StoreError::Closed
+            | StoreError::Away(_)
+            | StoreError::Deposed
+            | StoreError::KeyTaken => Duration::from_secs(5),
             StoreError::Full => Duration::from_secs(10),
             StoreError::Failed(_) => Duration::from_mins(1),
         };

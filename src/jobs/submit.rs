@@ -123,7 +123,17 @@ impl Jobs {
         let done = match self.kept_answer(key).await {
             Ok(Some(kept)) => key.repeated(kept),
             Ok(None) => {
-                let done = self.submit_new(submission).await;
+                let done = match self.submit_new(submission).await {
+                    // Another node was first, after this one had looked.
+                    Err(SubmitError::Store(StoreError::KeyTaken)) => {
+                        match self.kept_answer(key).await {
+                            Ok(Some(kept)) => key.repeated(kept),
+                            Ok(None) => Err(SubmitError::KeyInFlight),
+                            Err(error) => Err(error.into()),
+                        }
+                    }
+                    done => done,
+                };
                 if let Ok(ingestion) = done {
                     let body = key.body;
                     claim.answered(Answer { body, ingestion }, KEEP_KEYS).await;

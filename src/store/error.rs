@@ -24,6 +24,9 @@ pub enum StoreError {
     /// Another node schedules.
     #[error("another node schedules")]
     Deposed,
+    /// An answer is kept under the `Idempotency-Key`: another node was first.
+    #[error("the Idempotency-Key has an answer")]
+    KeyTaken,
     /// The process is shutting down.
     #[error("the service is shutting down")]
     Closed,

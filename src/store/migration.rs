@@ -407,7 +407,9 @@ impl Stream {
                 let events = source.events_gone(gone)?;
                 if let Some(rows) = rows {
                     gone.entries.iter().for_each(|it| rows.identity(*it));
-                    events.iter().for_each(|it| rows.erased(&it.1, it.2));
+                    for it in &events {
+                        rows.erased(&it.1, it.2);
+                    }
                 }
                 let notes = Notes::of_hashed(events.iter().map(|it| (&it.1, it.2)));
                 let arrivals = events.iter().map(|it| at(it.0, &it.1)).collect();
@@ -467,7 +469,9 @@ fn read(
             break;
         }
         answers += chunk.len() as u64;
-        chunk.iter().for_each(|it| sums.answer(it));
+        for it in &chunk {
+            sums.answer(it);
+        }
         show(chunk.len());
     }
     let mut letter = 0;
@@ -475,7 +479,9 @@ fn read(
         let chunk = source.letters_after(letter, batch)?;
         let Some(last) = chunk.last() else { break };
         letter = last.id;
-        chunk.iter().for_each(|it| sums.letter(it));
+        for it in &chunk {
+            sums.letter(it);
+        }
         show(chunk.len());
     }
     if let Some(key) = source.key() {

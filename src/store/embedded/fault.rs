@@ -42,7 +42,9 @@ impl Fault {
             StoreError::Failed(sentence) | StoreError::Away(sentence) => {
                 format!("{name}: {sentence}")
             }
-            StoreError::Deposed | StoreError::Closed => format!("{name}: closed"),
+            StoreError::Deposed | StoreError::KeyTaken | StoreError::Closed => {
+                format!("{name}: closed")
+            }
         })
     }
 }

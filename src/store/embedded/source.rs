@@ -316,7 +316,7 @@ impl Source {
         &self,
         block: &'b Block,
     ) -> Result<Vec<(Sequence, Event<'b>)>, OpenError> {
-        self.said(block.contents.events().and_then(|it| it.collect()))
+        self.said(block.contents.events().and_then(Iterator::collect))
     }
 
     /// Where what remains of erased events stands, by the first arrival.

@@ -27,6 +27,9 @@ const TURN: Duration = Duration::from_secs(10);
 /// The error that the schema raises where a deposed leader writes.
 const DEPOSED: &str = "TG001";
 
+/// The error that it raises where an `Idempotency-Key` has an answer.
+const KEY_TAKEN: &str = "TG002";
+
 /// Where the server is.
 #[derive(Clone)]
 pub(super) struct Server(Arc<Config>);
@@ -112,6 +115,7 @@ pub(super) fn fault(error: &tokio_postgres::Error) -> StoreError {
     };
     match refusal.code() {
         code if code.code() == DEPOSED => StoreError::Deposed,
+        code if code.code() == KEY_TAKEN => StoreError::KeyTaken,
         code if *code == SqlState::DISK_FULL => StoreError::Full,
         code if *code == SqlState::UNDEFINED_TABLE => {
             StoreError::Damaged(refusal.message().to_owned())

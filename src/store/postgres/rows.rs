@@ -54,10 +54,7 @@ const REST: &str = "UPDATE ingestion SET rest = it.status, rest_at = it.at
 const END: &str = "UPDATE ingestion SET ended_at = it.at
     FROM unnest($1::bigint[], $2::timestamptz[]) AS it (of, at) WHERE arrival = it.of";
 
-const KEPT: &str = "INSERT INTO kept_answer (key, body, ingestion, expires_at)
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[])
-    ON CONFLICT (key) DO UPDATE SET body = excluded.body, ingestion = excluded.ingestion,
-        expires_at = excluded.expires_at";
+const KEPT: &str = "SELECT keep_answers($1, $2, $3, $4)";
 
 type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
 

@@ -84,8 +84,14 @@ impl Writer {
                 self.tell(None);
                 self.hand_on(head, &mut group).await;
             }
+            // One of them brings a key that has an answer: the others are none the worse for it.
+            Err(StoreError::KeyTaken) if group.len() > 1 => {
+                for commit in group {
+                    Box::pin(self.write(open, vec![commit])).await;
+                }
+            }
             Err(error) => {
-                if error != StoreError::Deposed {
+                if !matches!(error, StoreError::Deposed | StoreError::KeyTaken) {
                     // Whether it was committed can't be told: a new connection shows what there is.
                     *open = None;
                     self.tell(Some(error.clone()));

@@ -84,6 +84,24 @@ CREATE TABLE kept_answer (
     ingestion uuid NOT NULL,
     expires_at timestamptz NOT NULL
 );
+
+-- Keeps answers, or refuses all of them where one of the keys has an answer that has not expired: two
+-- nodes may take up the same key at the same time.
+CREATE FUNCTION keep_answers(keys uuid[], bodies uuid[], ingestions uuid[], expiries timestamptz[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    written bigint;
+BEGIN
+    INSERT INTO kept_answer (key, body, ingestion, expires_at)
+        SELECT * FROM unnest(keys, bodies, ingestions, expiries)
+        ON CONFLICT (key) DO UPDATE SET body = excluded.body, ingestion = excluded.ingestion,
+            expires_at = excluded.expires_at
+        WHERE kept_answer.expires_at <= clock_timestamp();
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written < cardinality(keys) THEN
+        RAISE EXCEPTION 'a key has an answer' USING ERRCODE = 'TG002';
+    END IF;
+END $$;
 CREATE INDEX kept_answer_expiry ON kept_answer (expires_at);
 
 -- The same as `head` for events. The two have rows of their own, so that neither waits for the other.
