@@ -31,7 +31,7 @@ pub enum Clock {
         /// Where monotonic time counts from.
         start: Instant,
         /// Civil time at `start` as others have it, in microseconds since the Unix epoch;
-        /// [`OWN_TIME`] while the machine's own counts.
+        /// `i64::MIN` while the machine's own counts.
         theirs: Arc<AtomicI64>,
     },
     /// Stands still until it is moved.
