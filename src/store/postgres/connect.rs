@@ -18,6 +18,9 @@ use crate::store::error::{OpenError, StoreError};
 /// How long a new connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 
+/// How long a transaction that others wait for may be silent.
+const SILENT: Duration = Duration::from_secs(3);
+
 /// How many reads go on at once; others wait for their turn.
 const READERS: usize = 16;
 
@@ -83,6 +86,22 @@ impl Server {
     /// A connection of its own.
     pub(super) async fn connect(&self) -> Result<Session, StoreError> {
         self.connect_with(None).await
+    }
+
+    /// The same, for transactions that others wait for: where this process is stopped or cut off in the
+    /// middle of one, the server ends it after [`SILENT`].
+    pub(super) async fn connect_to_write(&self) -> Result<Session, StoreError> {
+        let silence = format!(
+            "-c idle_in_transaction_session_timeout={}",
+            SILENT.as_millis()
+        );
+        let options = match self.0.get_options() {
+            Some(options) => format!("{options} {silence}"),
+            None => silence,
+        };
+        let mut config = Config::clone(&self.0);
+        config.options(options);
+        Self(Arc::new(config)).connect().await
     }
 
     /// The same; tells `notify` of every notification.

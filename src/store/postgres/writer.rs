@@ -110,7 +110,7 @@ impl Writer {
         group: &[Commit],
     ) -> Result<Head, StoreError> {
         if open.as_ref().is_none_or(|open| open.session.is_closed()) {
-            let session = self.server.connect().await?;
+            let session = self.server.connect_to_write().await?;
             let statements = Statements::prepare(&session).await;
             let statements = statements.map_err(|error| fault(&error))?;
             *open = Some(Open {

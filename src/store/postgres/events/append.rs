@@ -189,7 +189,7 @@ impl Writer {
 
     async fn open<'o>(&self, open: &'o mut Option<Open>) -> Result<&'o Open, StoreError> {
         if open.as_ref().is_none_or(|open| open.session.is_closed()) {
-            let session = self.server.connect().await?;
+            let session = self.server.connect_to_write().await?;
             let failed = |error: tokio_postgres::Error| fault(&error);
             session.batch_execute(SETTINGS).await.map_err(failed)?;
             let statements = Statements::prepare(&session).await.map_err(failed)?;

@@ -34,7 +34,7 @@ impl Postgres {
         last: Sequence,
     ) -> Result<u64, StoreError> {
         // A connection of its own: a transaction that does not end well ends with it.
-        let mut session = self.events.server.connect().await?;
+        let mut session = self.events.server.connect_to_write().await?;
         let meant = Meant::of(&filter);
         let last = i64::try_from(last.0).unwrap_or(i64::MAX);
         let (mut erased, mut attempts) = (0, ATTEMPTS);
@@ -53,7 +53,7 @@ impl Postgres {
                             && error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) =>
                     {
                         attempts -= 1;
-                        session = self.events.server.connect().await?;
+                        session = self.events.server.connect_to_write().await?;
                     }
                     Err(error) => return Err(fault(&error)),
                 }
