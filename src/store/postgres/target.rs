@@ -154,8 +154,9 @@ impl Target {
         let found = self
             .session
             .query_opt(
-                "SELECT store, content, step, place, block, fact, gone, finished_at::text
-                 FROM migration",
+                "SELECT store, content, step, place, block, fact, gone, finished_at::text,
+                     change = 0 AND epoch = 0
+                 FROM migration, head",
                 &[],
             )
             .await
@@ -191,10 +192,14 @@ impl Target {
                 store: row.try_get::<_, Uuid>(0)?.as_u128(),
                 content: row.try_get(1)?,
             };
-            Ok((mark, origin, row.try_get::<_, Option<String>>(7)?))
+            let finished: Option<String> = row.try_get(7)?;
+            Ok((mark, origin, finished, row.try_get::<_, bool>(8)?))
         };
-        let (mark, known, finished) = read().map_err(away())?;
-        if let Some(at) = finished {
+        let (mark, known, finished, untouched) = read().map_err(away())?;
+        // One that was killed before it could tell its end is told again, until a node has started.
+        if let Some(at) = finished
+            && !(known == *origin && untouched)
+        {
             return refuse(&format!(
                 "a data directory was moved into it at {at}; expected is a database without data \
                  of tollgate"
