@@ -63,7 +63,14 @@ impl Place {
 
     async fn open(&self) -> Opened {
         match self {
-            Self::Directory(dir) => open(&settings(dir.path())).unwrap(),
+            Self::Directory(dir) => loop {
+                match open(&settings(dir.path())) {
+                    Ok(opened) => break opened,
+                    // A process that another test starts has a copy of the lock until it executes.
+                    Err(error) if error.0.contains("in use") => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            },
             Self::Database(settings, _) => connect(settings).await.unwrap(),
         }
     }
