@@ -248,7 +248,7 @@ impl From<StoreError> for Problem {
             StoreError::Behind => {
                 return Self::new(
                     Code::Unavailable,
-                    "The events are still being counted after a start. Ask again later.",
+                    "The events that were accepted last are not counted yet. Ask again later.",
                 )
                 .retry_after(Duration::from_secs(5));
             }

@@ -388,6 +388,9 @@ impl Followed {
         match source.read_after(covers, &mut counting) {
             Ok(Some(reached)) => {
                 self.rollups.write().covered(reached);
+                if self.progress.borrow().trouble.is_some() {
+                    tracing::info!("events are counted again");
+                }
                 self.tell(reached, None);
                 if missing >= TOLD && reached >= last {
                     tracing::info!("all events are counted");
@@ -403,7 +406,10 @@ impl Followed {
                 Some(PAUSE)
             }
             Err(error) => {
-                tracing::warn!(%error, "events could not be counted, trying again");
+                // It is tried several times a second, and told once.
+                if self.progress.borrow().trouble.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "events could not be counted, trying again");
+                }
                 let covers = self.rollups.read().covers();
                 self.tell(covers, Some(error));
                 Some(SHORT_PAUSE)

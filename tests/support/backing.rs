@@ -106,33 +106,41 @@ impl Backing {
 
     /// PostgreSQL of its own, for tests that stop it; others share one through [`database`].
     pub(crate) fn postgres() -> Option<Self> {
+        Self::postgres_with(&["listen_addresses=127.0.0.1"], |_| {})
+    }
+
+    /// The same with these settings, once `change` had the data directory that was made.
+    pub(crate) fn postgres_with(settings: &[&str], change: impl FnOnce(&Path)) -> Option<Self> {
         let (initdb, program) = (
             installed("initdb", "postgresql")?,
             installed("postgres", "postgresql")?,
         );
         Some(Self::start(program, |home, port| {
-            let data = home.join("pg");
-            if is_root() {
-                // It refuses to run as root.
-                let owned = Command::new("chown").arg("postgres").arg(home).status();
-                assert!(owned.unwrap().success());
-            }
+            let data = data_in(home);
             let mut init = as_postgres(&initdb);
             init.args(["-A", "trust", "-U", "postgres", "-E", "UTF8"])
                 .args(["--no-locale", "--no-sync", "-D"])
                 .arg(&data)
                 .stdout(Stdio::null());
             assert!(init.status().unwrap().success(), "initdb");
-            let (data, home) = (data.to_str().unwrap(), home.to_str().unwrap());
-            let port = port.to_string();
-            let mut arguments: Vec<_> = ["-D", data, "-p", &port, "-h", "127.0.0.1", "-k", home]
-                .map(str::to_owned)
-                .into();
-            // Commits wait for the disk as they do elsewhere; that is part of what is tested.
-            for setting in ["max_connections=300", "log_min_messages=error"] {
-                arguments.extend(["-c".to_owned(), setting.to_owned()]);
-            }
-            arguments
+            change(&data);
+            postgres_arguments(home, port, settings)
+        }))
+    }
+
+    /// A replica that follows `primary`.
+    pub(crate) fn replica_of(primary: &Self) -> Option<Self> {
+        let (copy, program) = (
+            installed("pg_basebackup", "postgresql")?,
+            installed("postgres", "postgresql")?,
+        );
+        Some(Self::start(program, |home, port| {
+            let mut copy = as_postgres(&copy);
+            copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"])
+                .arg(data_in(home))
+                .args(["-d", &primary.url_of("postgres")]);
+            assert!(copy.status().unwrap().success(), "pg_basebackup");
+            postgres_arguments(home, port, &["listen_addresses=127.0.0.1"])
         }))
     }
 
@@ -276,6 +284,30 @@ pub(crate) fn psql(url: &str, sql: &str) -> Result<String, String> {
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
+}
+
+/// Where a PostgreSQL over `home` has its data; made by the user that it runs under.
+fn data_in(home: &Path) -> PathBuf {
+    if is_root() {
+        // It refuses to run as root.
+        let owned = Command::new("chown").arg("postgres").arg(home).status();
+        assert!(owned.unwrap().success());
+    }
+    home.join("pg")
+}
+
+fn postgres_arguments(home: &Path, port: u16, settings: &[&str]) -> Vec<String> {
+    let (data, port) = (home.join("pg"), port.to_string());
+    let (data, home) = (data.to_str().unwrap(), home.to_str().unwrap());
+    let mut arguments: Vec<_> = ["-D", data, "-p", &port, "-k", home]
+        .map(str::to_owned)
+        .into();
+    // Commits wait for the disk as they do elsewhere; that is part of what is tested.
+    let common = ["max_connections=300", "log_min_messages=error"];
+    for setting in common.iter().chain(settings) {
+        arguments.extend(["-c".to_owned(), (*setting).to_owned()]);
+    }
+    arguments
 }
 
 /// As a user that PostgreSQL runs under, and no longer than the thread that starts it.

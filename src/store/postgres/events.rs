@@ -25,6 +25,7 @@ pub(super) mod letters;
 mod page;
 pub(super) mod parts;
 pub(super) mod prepare;
+mod replica;
 pub(super) mod row;
 mod scan;
 mod since;
@@ -43,6 +44,7 @@ use self::append::{Append, Queue, WRITERS, Writer};
 use self::facts::FactRows;
 use self::parts::Parts;
 pub(in crate::store) use self::prepare::Prepared;
+use self::replica::Origin;
 use self::scan::Scans;
 use super::Postgres;
 use super::connect::{Server, Session, fault};
@@ -74,6 +76,8 @@ struct Shared {
 /// The callers' side.
 pub(super) struct EventState {
     server: Server,
+    /// Where analytics read.
+    origin: Origin,
     shared: Arc<Shared>,
     scans: Scans,
     /// Gone once the store is closing.
@@ -94,16 +98,13 @@ impl EventState {
         let place = server.place();
         let refuse = |error: StoreError| OpenError(format!("PostgreSQL at {place}: {error}"));
         let (key, opened) = check(session).await.map_err(refuse)?;
-        let read = match &settings.read_url {
-            Some(url) => Server::parse(url)?,
-            None => server.clone(),
-        };
+        let origin = Origin::open(settings, server, key).await?;
         let failed =
             |error: std::io::Error| OpenError(format!("{}: {error}", settings.dir.display()));
         std::fs::create_dir_all(&settings.dir).map_err(failed)?;
         // The rollups begin with what there is now; the rest of the head comes with the first look.
         sight.opened(opened);
-        let source = FactRows::new(read).map_err(failed)?;
+        let source = FactRows::new(origin.clone()).map_err(failed)?;
         let limits = FollowLimits::default();
         let rollups = Follower::start(&settings.dir, key, sight.last(), limits, source);
         let shared = Arc::new(Shared {
@@ -126,6 +127,7 @@ impl EventState {
         let hints = tokio::spawn(hint(sight.last(), Arc::clone(&shared)));
         Ok(Self {
             server: server.clone(),
+            origin,
             scans: Scans::default(),
             appends: parking_lot::Mutex::new(Some(sender)),
             weight: Arc::new(Semaphore::new(WEIGHT)),

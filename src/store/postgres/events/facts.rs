@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 
-use super::super::connect::{Server, Session, fault};
+use super::super::connect::{Session, fault};
+use super::replica::Origin;
 use crate::model::event::Sequence;
 use crate::rollups::Facts;
 use crate::store::error::StoreError;
@@ -20,19 +21,22 @@ const CHUNK: i64 = 64;
 /// How long a chunk may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long until it is looked whether the store is closing: a server that hangs must not hold that up.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The database, or a replica of it. What a replica doesn't have yet is read later.
 pub(super) struct FactRows {
-    server: Server,
+    origin: Origin,
     /// Of the thread that reads.
     runtime: Runtime,
     session: Option<Session>,
 }
 
 impl FactRows {
-    pub(super) fn new(server: Server) -> std::io::Result<Self> {
+    pub(super) fn new(origin: Origin) -> std::io::Result<Self> {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         Ok(Self {
-            server,
+            origin,
             runtime: runtime.enable_all().build()?,
             session: None,
         })
@@ -46,33 +50,51 @@ impl Source for FactRows {
         counting: &mut Counting<'_>,
     ) -> Result<Option<Sequence>, StoreError> {
         let Self {
-            server,
+            origin,
             runtime,
             session,
         } = self;
         let read = runtime.block_on(async {
-            if session.as_ref().is_none_or(|session| session.is_closed()) {
-                *session = Some(server.connect().await?);
-            }
-            let open = session.as_ref().ok_or(StoreError::Closed)?;
-            let mut covered = covers;
-            loop {
-                if counting.is_stopped() {
-                    return Ok(None);
-                }
-                let chunk = chunk_after(open, covered, |facts, last| counting.fold(facts, last));
-                let chunk = timeout(PATIENCE, chunk).await;
-                let chunk = chunk.map_err(|_| StoreError::Away("it does not answer".to_owned()))?;
-                match chunk? {
-                    Some(last) => covered = last,
-                    None => return Ok(Some(covered)),
-                }
+            let stopping: &Counting<'_> = counting;
+            tokio::select! {
+                read = read_all(origin, session, covers, stopping) => read.map(Some),
+                () = stopped(stopping) => Ok(None),
             }
         });
-        if read.is_err() {
+        if !matches!(read, Ok(Some(_))) {
             self.session = None;
         }
         read
+    }
+}
+
+/// Counts everything behind `covers` that there is; returns up to where that is.
+async fn read_all(
+    origin: &Origin,
+    session: &mut Option<Session>,
+    covers: Sequence,
+    counting: &Counting<'_>,
+) -> Result<Sequence, StoreError> {
+    if session.as_ref().is_none_or(|session| session.is_closed()) {
+        *session = Some(origin.connect().await?);
+    }
+    let open = session.as_ref().ok_or(StoreError::Closed)?;
+    let mut covered = covers;
+    loop {
+        let chunk = chunk_after(open, covered, |facts, last| counting.fold(facts, last));
+        let chunk = timeout(PATIENCE, chunk).await;
+        let chunk = chunk.unwrap_or(Err(StoreError::Away("it does not answer".to_owned())));
+        match chunk.map_err(|error| origin.named(error))? {
+            Some(last) => covered = last,
+            None => return Ok(covered),
+        }
+    }
+}
+
+/// Returns once the store is closing.
+async fn stopped(counting: &Counting<'_>) {
+    while !counting.is_stopped() {
+        sleep(LOOK).await;
     }
 }
 

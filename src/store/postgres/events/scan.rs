@@ -76,10 +76,10 @@ impl Postgres {
         let running = timeout(PATIENCE, Arc::clone(&scans.running).acquire_owned()).await;
         let running = running.map_err(|_| StoreError::Busy)?;
         let running = running.map_err(|_| StoreError::Closed)?;
-        // A connection of its own, which ends with the scan, and the transaction with it.
-        let session = self.events.server.connect().await?;
-        let begun = session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-        begun.await.map_err(|error| fault(&error))?;
+        // What any node has acknowledged; whoever reads at the database itself sees no less.
+        self.sight.now().await?;
+        let origin = &self.events.origin;
+        let session = origin.snapshot(self.sight.events()).await?;
         let filter = EventFilter {
             tenant: query.tenant.clone(),
             source: query.source.clone(),
