@@ -1,5 +1,6 @@
 //! Durable storage: what was acknowledged is here, whatever happens to the process.
 
+mod arrivals;
 mod embedded;
 pub mod error;
 mod identity;

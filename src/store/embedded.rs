@@ -56,7 +56,7 @@ pub(super) use self::codec::{encode_failures, encode_ids};
 use self::events::EventState;
 use self::events::scan::Scans;
 #[cfg(feature = "cluster")]
-pub(super) use self::events::spent::{Gone, Place};
+pub(super) use self::events::spent::{Gone, GoneEvent, Place};
 use self::events::write::Append;
 use self::fault::Fault;
 #[cfg(feature = "cluster")]

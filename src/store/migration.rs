@@ -406,9 +406,9 @@ impl Stream {
             Piece::Gone(gone) => {
                 let events = source.events_gone(gone)?;
                 if let Some(rows) = rows {
-                    gone.entries.iter().for_each(|it| rows.identity(*it));
-                    for it in &events {
-                        rows.erased(&it.1, it.2);
+                    for (entry, event) in gone.entries.iter().zip(&events) {
+                        rows.identity(*entry);
+                        rows.erased(entry.0, event);
                     }
                 }
                 let notes = Notes::of_hashed(events.iter().map(|it| (&it.1, it.2)));
@@ -510,12 +510,10 @@ fn read_events(
     }
     for place in source.gone() {
         let gone = source.gone_at(*place)?;
-        for entry in &gone.entries {
-            sums.identity(*entry);
-        }
         let events = source.events_gone(&gone)?;
-        for (_, event, user) in &events {
-            sums.erased(event, *user);
+        for (entry, event) in gone.entries.iter().zip(&events) {
+            sums.identity(*entry);
+            sums.erased(entry.0, event);
         }
         let users = events.iter().map(|(_, event, user)| (event, *user));
         sums.facts(&Facts::of_hashed(users));

@@ -15,6 +15,7 @@ use super::meta::{Meta, TABLES};
 use super::seen::Entry;
 use crate::model::event::Sequence;
 use crate::rollups::{Bounds, Facts, Rollups};
+use crate::store::arrivals::Arrivals;
 use crate::store::error::StoreError;
 use crate::store::{Check, Verified};
 
@@ -82,7 +83,7 @@ impl Reading {
                 reading.arrivals.note(*arrival);
             }
         })?;
-        let numbered = reading.arrivals.noted - reading.events;
+        let numbered = reading.arrivals.noted() - reading.events;
         spent::each_after(&db, &meta, 0, |identities| {
             reading.erased += identities.len() as u64;
             for identity in identities {
@@ -128,36 +129,6 @@ impl Reading {
             ],
             tenants: rollups.compare(&self.rollups),
         }
-    }
-}
-
-/// Which arrivals were met: a bit each.
-#[derive(Default)]
-struct Arrivals {
-    met: Vec<u64>,
-    noted: u64,
-    /// Of those, how many were met before.
-    again: u64,
-}
-
-impl Arrivals {
-    fn note(&mut self, Sequence(arrival): Sequence) {
-        let (word, bit) = (
-            usize::try_from(arrival / 64).unwrap_or(usize::MAX),
-            1 << (arrival % 64),
-        );
-        if self.met.len() <= word {
-            self.met.resize(word + 1, 0);
-        }
-        self.noted += 1;
-        if let Some(word) = self.met.get_mut(word) {
-            self.again += u64::from(*word & bit != 0);
-            *word |= bit;
-        }
-    }
-
-    fn once(&self) -> u64 {
-        self.noted - 2 * self.again.min(self.noted / 2)
     }
 }
 
@@ -208,14 +179,5 @@ mod tests {
         let facts = Facts::of(state.user_key, [&event(1_000)]);
         state.rollups.miscount(&facts);
         assert_eq!(wrong(&store.verify().await.unwrap()), ["t"]);
-    }
-
-    #[test]
-    fn an_arrival_that_is_there_twice_does_not_count() {
-        let mut arrivals = Arrivals::default();
-        for arrival in [1, 2, 3, 200, 2, 64] {
-            arrivals.note(Sequence(arrival));
-        }
-        assert_eq!(arrivals.once(), 4);
     }
 }

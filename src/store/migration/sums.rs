@@ -1,8 +1,8 @@
 //! What a store has, as numbers of rows and digests that don't depend on their order.
 
 use super::super::embedded::source::{Kept, Queue};
-use super::super::embedded::{Digest, Tally, encode_failures, encode_ids};
-use super::super::identity::{Entry, Key};
+use super::super::embedded::{Digest, GoneEvent, Tally, encode_failures, encode_ids};
+use super::super::identity::{Entry, Identity, Key};
 use super::Compared;
 use crate::model::batch::BatchRun;
 use crate::model::event::{DeadLetter, Event, Sequence};
@@ -103,9 +103,15 @@ impl Sums {
     }
 
     /// What remains of an erased event.
-    pub(in crate::store) fn erased(&mut self, event: &Event<'_>, user: Option<u128>) {
+    pub(in crate::store) fn erased(
+        &mut self,
+        identity: Identity,
+        (Sequence(sequence), event, user): &GoneEvent<'_>,
+    ) {
         let row = self.digest.row("erased");
-        row.int(event.time.micros.as_micros())
+        row.int(sequence.cast_signed())
+            .bytes(&identity.to_be_bytes())
+            .int(event.time.micros.as_micros())
             .int(i64::from(event.time.nanos))
             .bytes(event.tenant.as_bytes());
         for text in [&event.source, &event.event_type] {

@@ -14,6 +14,7 @@
 //! | `identity` | which identities are spent, for ever |
 //! | `event`, `part` | the events, a partition for each month |
 //! | `fact` | what the rollups need of each commit: what the rollups of all nodes follow |
+//! | `erased` | what remains of erased events |
 //! | `topic`, `letter` | the topics; the dead letters |
 
 mod append;
@@ -25,6 +26,7 @@ pub(super) mod letters;
 mod page;
 pub(super) mod parts;
 pub(super) mod prepare;
+pub(super) mod remains;
 mod replica;
 pub(super) mod row;
 mod scan;

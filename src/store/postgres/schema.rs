@@ -8,7 +8,11 @@ use super::connect::{Session, fault};
 use crate::store::error::{OpenError, StoreError};
 
 /// Each brings a database from the version before it, counted from 1.
-const STEPS: [&str; 2] = [include_str!("sql/0001.sql"), include_str!("sql/0002.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("sql/0001.sql"),
+    include_str!("sql/0002.sql"),
+    include_str!("sql/0003.sql"),
+];
 
 /// The advisory lock of those that change tables.
 const LOCK: i64 = 0x746f_6c6c_6761_7401;

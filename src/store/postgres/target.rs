@@ -20,9 +20,10 @@ use super::schema;
 use crate::model::event::{DeadLetter, Event, EventTime, Sequence};
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
+use crate::store::embedded::GoneEvent;
 use crate::store::embedded::source::{Counts, Kept, Queue};
 use crate::store::error::{OpenError, StoreError};
-use crate::store::identity::{Entry, Key};
+use crate::store::identity::{Entry, Identity, Key};
 use crate::store::migration::{FactRow, Mark, Origin};
 
 /// The advisory lock of whoever moves a directory here.
@@ -40,7 +41,7 @@ const RUN: &str = "run (arrival, batch, status, attempt, first_triggered_at, tri
     completed_at, retry_at, failures)";
 const ANSWER: &str = "kept_answer (key, body, ingestion, expires_at)";
 const IDENTITY: &str = "identity (hash, time, content)";
-const ERASED: &str = "erased (time, nanos, tenant, source, type, user_hash)";
+const ERASED: &str = "erased (time, nanos, tenant, source, type, user_hash, sequence, identity)";
 const FACT: &str = "fact (first, last, low, high, facts)";
 const LETTER: &str = "letter (number, refused_at, errors, body)";
 
@@ -87,10 +88,14 @@ impl EventRows {
             .int4(first.content.cast_signed());
     }
 
-    /// An erased event; `event` is what remains of it.
-    pub(in crate::store) fn erased(&mut self, event: &Event<'_>, user: Option<u128>) {
+    /// An erased event: its identity, and what remains of it.
+    pub(in crate::store) fn erased(
+        &mut self,
+        identity: Identity,
+        (Sequence(sequence), event, user): &GoneEvent<'_>,
+    ) {
         let EventTime { micros, nanos } = event.time;
-        let row = self.erased.row(6).at(micros).int2(nanos.cast_signed());
+        let row = self.erased.row(8).at(micros).int2(nanos.cast_signed());
         row.escaped(&event.tenant);
         for text in [&event.source, &event.event_type] {
             match text {
@@ -99,9 +104,10 @@ impl EventRows {
             };
         }
         match user {
-            Some(user) => row.uuid(user),
+            Some(user) => row.uuid(*user),
             None => row.null(),
         };
+        row.int8(sequence.cast_signed()).uuid(identity);
     }
 
     pub(in crate::store) fn fact(&mut self, fact: &FactRow) {

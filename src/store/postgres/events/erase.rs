@@ -15,6 +15,7 @@ use super::row::{IS_MEANT, Meant, Parameter};
 use crate::model::event::{EventFilter, Sequence};
 use crate::rollups::UserKey;
 use crate::store::error::StoreError;
+use crate::store::identity::Key;
 
 /// How many go in one transaction.
 const CHUNK: i64 = 10_000;
@@ -24,8 +25,8 @@ const ATTEMPTS: usize = 4;
 
 /// Counts them as well: both or neither.
 const REMAINS: &str = "WITH told AS (UPDATE event_head SET erased = erased + cardinality($1))
-    INSERT INTO erased (time, nanos, tenant, source, type, user_hash)
-    SELECT * FROM unnest($1, $2, $3, $4, $5, $6)";
+    INSERT INTO erased (time, nanos, tenant, source, type, user_hash, sequence, identity)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)";
 
 impl Postgres {
     pub(in crate::store) async fn erase(
@@ -40,8 +41,8 @@ impl Postgres {
         let (mut erased, mut attempts) = (0, ATTEMPTS);
         for part in parts_of(&session, &filter).await? {
             loop {
-                let key = self.events.shared.user_key;
-                match chunk(&session, &part.name, &meant, (last, key)).await {
+                let keys = (self.events.shared.key, self.events.shared.user_key);
+                match chunk(&session, &part.name, &meant, last, keys).await {
                     Ok(gone) => {
                         erased += gone;
                         if gone < CHUNK {
@@ -73,13 +74,14 @@ async fn chunk(
     session: &Session,
     part: &str,
     meant: &Meant,
-    (last, key): (i64, UserKey),
+    last: i64,
+    (key, user_key): (Key, UserKey),
 ) -> Result<i64, Error> {
     let sql = format!(
         "DELETE FROM {part} WHERE ctid = ANY(ARRAY(
              SELECT ctid FROM {part} WHERE sequence <= $10::bigint AND {IS_MEANT}
              ORDER BY ctid LIMIT $11::bigint))
-         RETURNING time, nanos, tenant, source, type, user_id"
+         RETURNING time, nanos, tenant, source, type, user_id, sequence, topic, id"
     );
     let mut parameters = meant.parameters();
     parameters.push((&last, Type::INT8));
@@ -93,8 +95,12 @@ async fn chunk(
         columns.nanos.push(row.try_get(1)?);
         columns.source.push(row.try_get(3)?);
         columns.event_type.push(row.try_get(4)?);
+        let (topic, id): (&str, &str) = (row.try_get(7)?, row.try_get(8)?);
+        columns.sequence.push(row.try_get(6)?);
         let plain = |text| unescape(text).unwrap_or_default();
-        let hash = user.map(|user| key.hash(&plain(tenant), &plain(user)));
+        let identity = key.identity(&plain(tenant), &plain(topic), &plain(id));
+        columns.identity.push(Uuid::from_u128(identity));
+        let hash = user.map(|user| user_key.hash(&plain(tenant), &plain(user)));
         columns.user.push(hash.map(Uuid::from_u128));
         columns.tenant.push(tenant.to_owned());
     }
@@ -114,17 +120,21 @@ struct Remains {
     source: Vec<Option<String>>,
     event_type: Vec<Option<String>>,
     user: Vec<Option<Uuid>>,
+    sequence: Vec<i64>,
+    identity: Vec<Uuid>,
 }
 
 impl Remains {
     async fn keep(&self, session: &Session) -> Result<(), Error> {
-        let columns: [Parameter<'_>; 6] = [
+        let columns: [Parameter<'_>; 8] = [
             (&self.time, Type::TIMESTAMPTZ_ARRAY),
             (&self.nanos, Type::INT2_ARRAY),
             (&self.tenant, Type::TEXT_ARRAY),
             (&self.source, Type::TEXT_ARRAY),
             (&self.event_type, Type::TEXT_ARRAY),
             (&self.user, Type::UUID_ARRAY),
+            (&self.sequence, Type::INT8_ARRAY),
+            (&self.identity, Type::UUID_ARRAY),
         ];
         session.execute_typed(REMAINS, &columns).await.map(|_| ())
     }

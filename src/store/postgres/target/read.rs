@@ -11,12 +11,13 @@ use super::super::connect::fault;
 use super::super::events::escape::unescape;
 use super::super::events::facts::chunk_after;
 use super::super::events::letters::letter;
-use super::super::events::row::{COLUMNS, event, time};
+use super::super::events::remains::{REMAINS, Remains, remains};
+use super::super::events::row::{COLUMNS, event};
 use super::super::load::{INGESTION, RUN, ingestion, rest, run};
 use super::super::time::At;
 use super::Target;
 use crate::model::change::IdempotencyRecord;
-use crate::model::event::{Event, Sequence};
+use crate::model::event::Sequence;
 use crate::model::id::IngestionId;
 use crate::model::queue::{QueueId, QueueName};
 use crate::store::embedded::source::{Kept, Queue};
@@ -111,10 +112,15 @@ impl Target {
             Ok(())
         })
         .await?;
-        let sql = "SELECT time, nanos, tenant, source, type, user_hash FROM erased";
-        self.each(sql, |row| {
-            let (event, user) = remains(row)?;
-            sums.erased(&event, user);
+        self.each(&format!("SELECT {REMAINS} FROM erased"), |row| {
+            let Remains {
+                event,
+                user,
+                sequence,
+                identity,
+            } = remains(row)?;
+            let sequence = sequence.ok_or_else(damaged)?;
+            sums.erased(identity.ok_or_else(damaged)?, &(sequence, event, user));
             count.one();
             Ok(())
         })
@@ -242,21 +248,4 @@ fn text(row: &Row, column: usize) -> Result<Option<String>, StoreError> {
     let text: Option<&str> = row.try_get(column).map_err(failed)?;
     let plain = text.map(|text| unescape(text).ok_or_else(damaged));
     Ok(plain.transpose()?.map(std::borrow::Cow::into_owned))
-}
-
-/// What remains of an erased event, and the hash of its user.
-fn remains(row: &Row) -> Result<(Event<'static>, Option<u128>), StoreError> {
-    let user: Option<Uuid> = row.try_get(5).map_err(failed)?;
-    let event = Event {
-        tenant: text(row, 2)?.ok_or_else(damaged)?.into(),
-        topic: "".into(),
-        id: "".into(),
-        time: time(row, 0)?,
-        source: text(row, 3)?.map(Into::into),
-        event_type: text(row, 4)?.map(Into::into),
-        user: None,
-        payload: "".into(),
-        extra: "".into(),
-    };
-    Ok((event, user.map(|user| user.as_u128())))
 }
