@@ -15,6 +15,8 @@ mod http;
 mod ledger;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/namespace.rs"]
+mod namespace;
 #[path = "cluster/relay.rs"]
 mod relay;
 #[path = "support/server.rs"]
@@ -24,7 +26,8 @@ use std::collections::BTreeSet;
 
 use backing::{Backing, database, psql, rounds};
 use fastrand::Rng;
-use load::{Load, complete, submit};
+use load::{Load, complete, now, submit};
+use namespace::Namespace;
 use relay::Relay;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -52,6 +55,15 @@ struct Nodes {
     running: Vec<Option<Server>>,
 }
 
+/// A node over a directory of its own.
+fn setup(url: &str) -> (TempDir, Setup) {
+    let home = tempfile::tempdir().unwrap();
+    let setup = Setup::fast(home.path())
+        .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "50ms")
+        .with("TOLLGATE_STORE__URL", url);
+    (home, setup)
+}
+
 impl Nodes {
     fn start(url: &str, count: usize) -> Self {
         Self::over(&vec![url.to_owned(); count])
@@ -59,16 +71,10 @@ impl Nodes {
 
     /// One for each URL.
     fn over(urls: &[String]) -> Self {
-        let homes: Vec<_> = urls
-            .iter()
-            .map(|url| {
-                let home = tempfile::tempdir().unwrap();
-                let setup = Setup::fast(home.path())
-                    .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "50ms")
-                    .with("TOLLGATE_STORE__URL", url);
-                (home, setup)
-            })
-            .collect();
+        Self::of(urls.iter().map(|url| setup(url)).collect())
+    }
+
+    fn of(homes: Vec<(TempDir, Setup)>) -> Self {
         let running = homes.iter().map(|(_, setup)| Some(setup.start())).collect();
         Self { homes, running }
     }
@@ -285,6 +291,69 @@ fn a_leader_that_is_cut_off_from_the_database_is_followed_by_another() {
         load.stop();
     }
     complete(nodes.node(0), &ledger);
+    let ledger = ledger.lock();
+    ledger.assert_complete();
+    ledger.assert_pace(INTERVAL_MICROS);
+    ledger.assert_order();
+}
+
+/// The number of the term: it grows with each node that becomes the leader.
+fn epoch(url: &str) -> u64 {
+    let epoch = psql(url, "SELECT epoch FROM head").unwrap();
+    epoch.parse().unwrap()
+}
+
+#[test]
+fn a_leader_whose_network_is_gone_is_followed_by_another() {
+    let Some(network) = Namespace::new() else {
+        return;
+    };
+    let (here, there) = (network.here.to_string(), network.there);
+    let listens = format!("listen_addresses=127.0.0.1,{here}");
+    let postgres = Backing::postgres_with(&[listens.as_str()], |data| {
+        let mut rules = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
+        rules.push_str(&format!("host all all {there}/32 trust\n"));
+        std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
+    });
+    let Some(postgres) = postgres else { return };
+    let url = postgres.new_database();
+    let (home, inside) = setup(&url.replace("127.0.0.1", &here));
+    // Its clients are not on its own machine: then there is a quota.
+    let inside = inside
+        .inside(network.name(), there)
+        .with("TOLLGATE_QUOTA__ENABLED", "false");
+    let mut nodes = Nodes::of(vec![(home, inside), setup(&url)]);
+    let (cut_off, other) = (0, 1);
+    let mut rng = rng();
+    let ledger = ledger::shared();
+    for _ in 0..rounds(2) {
+        if nodes.leader() == other {
+            nodes.running[other].take().unwrap().terminate();
+            assert_eq!(nodes.leader(), cut_off);
+            nodes.restart(other);
+        }
+        let term = epoch(&url);
+        let load = Load::start(&nodes.addresses(), &mut rng, &ledger);
+        load.wait_for(rng.usize(5..60));
+        let cut_at = now();
+        network.cut(true);
+        poll("the other one schedules", || {
+            let ready = nodes.node(other).get("/ready").ok()?.json();
+            (ready["components"]["scheduler"]["state"] == "ok").then_some(())
+        });
+        let millis = (now() - cut_at) / 1000;
+        eprintln!("another node schedules {millis} ms after the cut");
+        load.wait_for(20);
+        network.cut(false);
+        poll("the one that was cut off knows that it does not", || {
+            let ready = nodes.node(cut_off).get("/ready").ok()?.json();
+            (ready["components"]["scheduler"]["state"] == "standby").then_some(())
+        });
+        load.wait_for(20);
+        load.stop();
+        assert_eq!(epoch(&url), term + 1, "one node took over, once");
+    }
+    complete(nodes.node(cut_off), &ledger);
     let ledger = ledger.lock();
     ledger.assert_complete();
     ledger.assert_pace(INTERVAL_MICROS);

@@ -19,7 +19,7 @@ const CLIENTS: usize = 2;
 
 /// Microseconds since the epoch, to compare with the server's timestamps.
 #[allow(clippy::disallowed_methods, reason = "a client has no other clock")]
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     i64::try_from(since.as_micros()).unwrap()
 }

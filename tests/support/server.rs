@@ -5,11 +5,11 @@
 mod command;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +32,10 @@ pub(crate) struct Server {
 pub(crate) struct Setup {
     home: PathBuf,
     env: Vec<(OsString, OsString)>,
+    /// Where it listens.
+    host: Ipv4Addr,
+    /// In which network namespace it runs, if not in that of the test.
+    namespace: Option<String>,
 }
 
 impl Setup {
@@ -40,6 +44,8 @@ impl Setup {
         Self {
             home: home.to_owned(),
             env: Vec::new(),
+            host: Ipv4Addr::LOCALHOST,
+            namespace: None,
         }
     }
 
@@ -55,6 +61,13 @@ impl Setup {
     pub(crate) fn with(mut self, key: &str, value: impl Into<OsString>) -> Self {
         self.env.push((key.into(), value.into()));
         self
+    }
+
+    /// In a network namespace, at an address that it has there.
+    pub(crate) fn inside(mut self, namespace: &str, host: Ipv4Addr) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self.host = host;
+        self.with("ROCKET_ADDRESS", host.to_string())
     }
 
     /// Where the store is.
@@ -79,12 +92,35 @@ impl Setup {
     pub(crate) fn spawn(&self) -> Server {
         let port = free_port();
         let mut command = serve(&self.home, port, self.env.iter().cloned());
+        if let Some(namespace) = &self.namespace {
+            command = entering(namespace, &command);
+            command.stderr(File::create(self.home.join("log")).unwrap());
+        }
         Server {
             child: command.spawn().unwrap(),
-            address: (Ipv4Addr::LOCALHOST, port).into(),
+            address: (self.host, port).into(),
             log: self.home.join("log"),
         }
     }
+}
+
+/// `command` as a process in a network namespace: `ip` becomes it.
+fn entering(namespace: &str, command: &Command) -> Command {
+    let mut entering = Command::new("ip");
+    entering
+        .args(["netns", "exec", namespace])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(command.get_current_dir().unwrap())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => entering.env(key, value),
+            None => entering.env_remove(key),
+        };
+    }
+    entering
 }
 
 impl Server {
