@@ -1,5 +1,6 @@
 //! The only place that reads a clock. Everything else is handed the time.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -71,13 +72,19 @@ impl Clock {
     }
 
     /// Civil time goes on from `time`, which somebody else's clock showed after `asked` (monotonic):
-    /// never ahead of that clock, and behind it by no more than the answer took. A slow answer is
-    /// left aside. Does nothing to a clock under a test's hand.
+    /// never ahead of that clock, and behind it by no more than the quickest answer took. A slow
+    /// answer is left aside. Does nothing to a clock under a test's hand.
+    ///
+    /// An answer that could be told by the time that goes on already changes nothing. If each one did,
+    /// two moments would seem closer than they are by what the second answer took longer.
     pub fn follow(&self, time: Timestamp, asked: Duration) {
         if let Self::System { start, theirs } = self {
             let mono = start.elapsed();
             if mono.saturating_sub(asked) <= FRESH {
-                theirs.store(time.minus(mono).as_micros(), Ordering::Relaxed);
+                let known = theirs.load(Ordering::Relaxed);
+                let known = (known != OWN_TIME).then_some(known);
+                let now = at_start(known, time, asked..=mono);
+                theirs.store(now, Ordering::Relaxed);
             }
         }
     }
@@ -171,6 +178,17 @@ impl ManualClock {
     }
 }
 
+/// What another clock showed when monotonic time began: it shows `time` at some moment of `within`,
+/// and was `known` to be there.
+fn at_start(known: Option<i64>, time: Timestamp, within: RangeInclusive<Duration>) -> i64 {
+    let (asked, answered) = within.into_inner();
+    let (least, most) = (time.minus(answered), time.minus(asked));
+    let (least, most) = (least.as_micros(), most.as_micros());
+    known
+        .filter(|known| (least..=most).contains(known))
+        .unwrap_or(least)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +212,49 @@ mod tests {
             std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context))
         })
         .await
+    }
+
+    #[test]
+    fn how_long_answers_take_does_not_move_the_time() {
+        let millis = Duration::from_millis;
+        // Another clock, which showed a second when monotonic time began and
+        // was asked, read and heard then.
+        let told = |known, [asked, read, answered]: [u64; 3]| {
+            let time = Timestamp::from_micros(1_000_000).plus(millis(read));
+            at_start(known, time, millis(asked)..=millis(answered))
+        };
+        let first = told(None, [100, 110, 140]);
+        assert_eq!(first, 970_000, "never ahead");
+        let closer = told(Some(first), [200, 201, 203]);
+        assert_eq!(closer, 998_000, "a quick answer says more");
+        for slow in [[300, 301, 700], [800, 1_290, 1_300], [1_400, 1_401, 1_404]] {
+            assert_eq!(told(Some(closer), slow), closer, "{slow:?}");
+        }
+        let exact = told(Some(closer), [1_500, 1_501, 1_501]);
+        assert_eq!(exact, 1_000_000);
+        // That clock is set back: what is known can't be any more.
+        let back = at_start(Some(exact), Timestamp::EPOCH, millis(5)..=millis(7));
+        assert_eq!(back, -7_000);
+    }
+
+    #[test]
+    fn an_answer_that_took_too_long_is_left_aside() {
+        let clock = Clock::system();
+        let wall = clock.now().wall;
+        let later = wall.plus(Duration::from_hours(1));
+        clock.follow(later, clock.now().mono);
+        let followed = clock.now().wall;
+        assert!(followed >= later);
+        let Clock::System { start, theirs } = clock else {
+            unreachable!("it is the machine's");
+        };
+        let long_ago = Clock::System {
+            start: start.checked_sub(FRESH * 2).unwrap(),
+            theirs,
+        };
+        let before = long_ago.now().wall;
+        long_ago.follow(wall, Duration::ZERO);
+        assert!(long_ago.now().wall >= before);
     }
 
     #[tokio::test]
