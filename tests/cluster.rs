@@ -311,8 +311,8 @@ fn a_leader_whose_network_is_gone_is_followed_by_another() {
     let (here, there) = (network.here.to_string(), network.there);
     let listens = format!("listen_addresses=127.0.0.1,{here}");
     let postgres = Backing::postgres_with(&[listens.as_str()], |data| {
-        let mut rules = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
-        rules.push_str(&format!("host all all {there}/32 trust\n"));
+        let rules = std::fs::read_to_string(data.join("pg_hba.conf")).unwrap();
+        let rules = format!("{rules}host all all {there}/32 trust\n");
         std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
     });
     let Some(postgres) = postgres else { return };

@@ -48,8 +48,8 @@ impl Namespace {
             if let Err(why) = ip(&step) {
                 let test = std::thread::current().name().unwrap_or("?").to_owned();
                 // Not `eprintln`: that is shown of failed tests only.
-                let line = format!("skipped {test}: no network namespaces here: {why}\n");
-                let _ = std::io::stderr().write_all(line.as_bytes());
+                let said = format!("skipped {test}: no network namespaces here: {why}\n");
+                let _ = std::io::stderr().write_all(said.as_bytes());
                 return None;
             }
         }

@@ -118,9 +118,9 @@ async fn read(
             let entries: Vec<Entry> = found.iter().map(|it| key.of(&it.event)).collect();
             reading.known += known(session, &entries).await?;
             reading.events += found.len() as u64;
-            found
-                .iter()
-                .for_each(|it| reading.arrivals.note(it.sequence));
+            for it in &found {
+                reading.arrivals.note(it.sequence);
+            }
         }
         close(session).await?;
     }
