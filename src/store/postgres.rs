@@ -25,6 +25,7 @@ mod rows;
 mod schema;
 pub(super) mod target;
 mod time;
+mod tls;
 mod writer;
 
 use std::sync::Arc;

@@ -9,10 +9,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Socket};
 
+use super::tls::{Asked, Tls};
 use crate::store::error::{OpenError, StoreError};
 
 /// How long a new connection may take.
@@ -33,9 +35,12 @@ const DEPOSED: &str = "TG001";
 /// The error that it raises where an `Idempotency-Key` has an answer.
 const KEY_TAKEN: &str = "TG002";
 
-/// Where the server is.
+/// Where the server is, and how to connect to it.
 #[derive(Clone)]
-pub(super) struct Server(Arc<Config>);
+pub(super) struct Server {
+    config: Arc<Config>,
+    tls: Option<Tls>,
+}
 
 /// One connection. Ends when it is dropped.
 pub(super) struct Session(Client);
@@ -57,7 +62,8 @@ impl Server {
     /// Reads a URL. What is wrong with it is said without the password that it may have.
     pub(super) fn named(name: &str, url: &str) -> Result<Self, OpenError> {
         let refused = |problem: &str| OpenError(format!("{name}: {problem}"));
-        let mut config = Config::from_str(url)
+        let Asked { url, tls } = Asked::of(url).map_err(|problem| refused(&problem))?;
+        let mut config = Config::from_str(&url)
             .map_err(|error| refused(&format!("it is no PostgreSQL URL: {error}")))?;
         if config.get_hosts().is_empty() {
             return Err(refused("it names no host"));
@@ -66,20 +72,27 @@ impl Server {
             .connect_timeout(CONNECT)
             .application_name("tollgate")
             .tcp_user_timeout(Duration::from_secs(10))
-            .keepalives_idle(Duration::from_secs(10));
-        Ok(Self(Arc::new(config)))
+            .keepalives_idle(Duration::from_secs(10))
+            .ssl_mode(match tls {
+                Some(_) => SslMode::Require,
+                None => SslMode::Disable,
+            });
+        Ok(Self {
+            config: Arc::new(config),
+            tls,
+        })
     }
 
     /// Where it is, without user and password.
     pub(super) fn place(&self) -> String {
-        let host = match self.0.get_hosts().first() {
+        let host = match self.config.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
             #[cfg(unix)]
             Some(Host::Unix(path)) => path.display().to_string(),
             None => String::new(),
         };
-        let port = self.0.get_ports().first().copied().unwrap_or(5432);
-        let database = self.0.get_dbname().unwrap_or("postgres");
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        let database = self.config.get_dbname().unwrap_or("postgres");
         format!("{host} port {port}, database {database}")
     }
 
@@ -95,13 +108,17 @@ impl Server {
             "-c idle_in_transaction_session_timeout={}",
             SILENT.as_millis()
         );
-        let options = match self.0.get_options() {
+        let options = match self.config.get_options() {
             Some(options) => format!("{options} {silence}"),
             None => silence,
         };
-        let mut config = Config::clone(&self.0);
+        let mut config = Config::clone(&self.config);
         config.options(options);
-        Self(Arc::new(config)).connect().await
+        let server = Self {
+            config: Arc::new(config),
+            tls: self.tls.clone(),
+        };
+        server.connect().await
     }
 
     /// The same; tells `notify` of every notification.
@@ -110,7 +127,23 @@ impl Server {
     }
 
     async fn connect_with(&self, notify: Option<Arc<Notify>>) -> Result<Session, StoreError> {
-        let connected = timeout(CONNECT, self.0.connect(NoTls)).await;
+        let client = match &self.tls {
+            Some(tls) => self.connect_over(tls.clone(), notify).await?,
+            None => self.connect_over(NoTls, notify).await?,
+        };
+        Ok(Session(client))
+    }
+
+    async fn connect_over<T>(
+        &self,
+        tls: T,
+        notify: Option<Arc<Notify>>,
+    ) -> Result<Client, StoreError>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+    {
+        let connected = timeout(CONNECT, self.config.connect(tls)).await;
         let connected = connected.map_err(|_| StoreError::Away("it does not answer".to_owned()))?;
         let (client, mut connection) = connected.map_err(|error| fault(&error))?;
         tokio::spawn(async move {
@@ -123,7 +156,7 @@ impl Server {
                 }
             }
         });
-        Ok(Session(client))
+        Ok(client)
     }
 }
 
