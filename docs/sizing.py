@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 MEASURED, BOUND, ASSUMED = "measured", "bound", "assumption"
 BENCHES = "benches/README.md: 2 cores shared with the load"
 STORED = "docs/sizing.md: 800,000 events in PostgreSQL 15"
+COST = "benches/cost.py: 500,000 events, processor time only"
 
 # name: (value, unit, kind, source)
 PARAMETERS: dict[str, tuple[float, str, str, str]] = {
@@ -38,11 +39,11 @@ PARAMETERS: dict[str, tuple[float, str, str, str]] = {
     "nats_disk_write": (2e9, "bytes/s", ASSUMED, "a machine for NATS"),
     "network": (1.25e9, "bytes/s", ASSUMED, "10 Gbit/s each way, each machine"),
     # What an event costs a node.
-    "node_event_us": (4.73, "core-us", MEASURED, f"{BENCHES}: 422,742/s at 20 million, embedded store"),
-    "fold_event_us": (1.0, "core-us", MEASURED, f"{BENCHES}: analytics take 21% of that at the most"),
+    "node_event_us": (6.1, "core-us", MEASURED, f"{COST}: published, consumed and written, in two nodes"),
+    "fold_event_us": (0.9, "core-us", MEASURED, f"{COST}: a new event that another node took"),
     "rollup_events": (100e6, "events", BOUND, "README.md, Limits: past that, answers come from the events"),
     # What a new event costs PostgreSQL, and a duplicate hardly less.
-    "pg_event_us": (24.5, "core-us", MEASURED, f"{BENCHES}: 81,515/s through a node, node and client included"),
+    "pg_event_us": (13, "core-us", MEASURED, f"{COST}: 5,000 a request, 20% duplicates"),
     "pg_event_bytes": (317, "bytes", MEASURED, f"{STORED}: the row and two index entries"),
     "pg_identity_bytes": (107, "bytes", MEASURED, f"{STORED}: the row and its index entry"),
     "pg_index_bytes": (41, "bytes", MEASURED, f"{STORED}: of that, the index entry"),
@@ -53,7 +54,7 @@ PARAMETERS: dict[str, tuple[float, str, str, str]] = {
     "pg_connections": (300, "connections", ASSUMED, "max_connections; more cost memory and snapshots"),
     "event_days": (30, "days", ASSUMED, "how long events stay (events.retention); identities stay for ever"),
     "node_connections": (20, "connections", BOUND, "16 readers, writer, follower, leader, events"),
-    "fact_bytes": (20, "bytes", ASSUMED, "what each node reads of each new event for its rollups"),
+    "fact_bytes": (20.4, "bytes", MEASURED, f"{COST}: what each node reads of each new event for its rollups"),
     # What an event costs NATS.
     "nats_events": (186621, "events/s", MEASURED, f"{BENCHES}: a message for each event; in batches more"),
     "nats_replicas": (1, "copies", ASSUMED, "bus.replicas"),
