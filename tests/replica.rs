@@ -126,6 +126,15 @@ fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap()
 }
 
+/// Ends the threads of a test with it, also where it fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn answers_are_never_staler_than_they_say() {
     let Some(pair) = Pair::start() else { return };
@@ -143,6 +152,7 @@ fn answers_are_never_staler_than_they_say() {
         });
     };
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             for request in 0.. {
                 if stop.load(Ordering::SeqCst) {
@@ -177,7 +187,6 @@ fn answers_are_never_staler_than_they_say() {
                 "{found} of {said:?} as of {as_of}"
             );
         }
-        stop.store(true, Ordering::SeqCst);
     });
     pair.pause(false);
     let all = acknowledged.load(Ordering::SeqCst);
