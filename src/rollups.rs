@@ -48,6 +48,7 @@ mod names;
 mod parts;
 mod query;
 mod retention;
+mod set;
 mod top;
 mod users;
 
