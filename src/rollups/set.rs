@@ -28,6 +28,12 @@ const LISTED: usize = 4096;
 /// So many users are sorted in the time in which the bits of all blocks are gone through.
 const SORTED: usize = 4096;
 
+/// What is gone through at once in a list.
+const PIECE: usize = 16;
+
+/// Fewer listed users than this are gone through in the time of one search among all.
+const FEW: usize = 64;
+
 /// Users by their numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct UserSet {
@@ -237,11 +243,17 @@ impl Members {
         };
         let known = new.users.len();
         new.places.clear();
+        // Where many are inserted, the next place is near.
+        let near = list.len() < users.len() * FEW;
         let mut at = 0;
         for user in users {
             let low = lower(*user);
             let rest = list.get(at..).unwrap_or_default();
-            at += rest.partition_point(|known| *known < low);
+            at += if near {
+                near_place(rest, low)
+            } else {
+                rest.partition_point(|known| *known < low)
+            };
             if list.get(at) != Some(&low) {
                 new.places.push(at);
                 new.users.push(*user);
@@ -275,6 +287,19 @@ impl Members {
             }
         }
     }
+}
+
+/// How many of a sorted list come before `low`, where those are few. The processor compares a
+/// piece at once, and has nothing to guess in it.
+fn near_place(list: &[u16], low: u16) -> usize {
+    let (pieces, rest) = list.as_chunks::<PIECE>();
+    let below = |piece: &&[u16; PIECE]| piece.last().is_some_and(|last| *last < low);
+    let before = pieces.iter().take_while(below).count();
+    let here: u16 = match pieces.get(before) {
+        Some(piece) => piece.iter().map(|known| u16::from(*known < low)).sum(),
+        None => rest.iter().map(|known| u16::from(*known < low)).sum(),
+    };
+    before * PIECE + usize::from(here)
 }
 
 /// Inserts `users` into a sorted list, each at its place in the list as it is. Each of the listed
