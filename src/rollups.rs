@@ -9,6 +9,9 @@
 //!                        and their unions over 8 and 64 days
 //! ```
 //!
+//! Users have numbers, and lie in sets of those (`set.rs`) that questions go through block by block:
+//! a block belongs to one tenant.
+//!
 //! The cells are what is kept; the days follow from them, and are made of them when a checkpoint is
 //! read. [`Rollups::compare`] and [`Rollups::wrong_days`] check both.
 //!

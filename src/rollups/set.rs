@@ -6,7 +6,7 @@
 //! performance with Roaring bitmaps", 2016).
 //!
 //! Questions are about many sets at once, and mostly about numbers only. So they go through the
-//! sets side by side, block by block ([`Together`]): what is joined of a block, 8 KiB, stays near
+//! sets side by side, block by block ([`together`]): what is joined of a block, 8 KiB, stays near
 //! the processor, and no set is made that is only counted.
 
 pub(super) mod bits;

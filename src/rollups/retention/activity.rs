@@ -48,7 +48,8 @@ impl<'a> Activity<'a> {
                 if size == 0 {
                     continue;
                 }
-                let few = size * 4 < 3 * end as u64;
+                // To look for one listed user takes as long as a word and a half.
+                let few = size * 3 < 2 * end as u64;
                 if few {
                     list.clear();
                     each(cohort, |low| list.push(low));
