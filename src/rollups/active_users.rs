@@ -1,13 +1,11 @@
 //! Users by day: of the day, or of the days that end with it.
 
-use std::borrow::Cow;
-use std::ops::Range;
-use std::sync::Arc;
+mod window;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use roaring::RoaringBitmap;
 
+use self::window::Window;
 use super::Unanswered;
 use super::calendar::{Span, day_start, plus_days};
 use super::fold::Rollups;
@@ -22,6 +20,9 @@ pub struct Active {
     pub users: u64,
 }
 
+/// The most days whose users are counted by a [`Window`], which takes up to 8 KiB for each.
+const SLID: u16 = 64;
+
 impl Rollups {
     /// For each date from `first` to `last`, both included, the users that were active on the
     /// `days` days that end with it: 1 gives DAU, 7 WAU, 30 MAU.
@@ -33,95 +34,54 @@ impl Rollups {
         zone: &TimeZone,
     ) -> Result<Vec<Active>, Unanswered> {
         let wanted = self.wanted(filter)?;
-        let mut window = Window::default();
-        let mut found = Vec::new();
+        let (mut dates, mut spans) = (Vec::new(), Vec::new());
         let mut date = first;
         while date <= last {
-            let span = Span {
+            dates.push(date);
+            spans.push(Span {
                 from: day_start(zone, plus_days(date, 1 - i64::from(days))?)?,
                 to: day_start(zone, plus_days(date, 1)?)?,
-            };
-            let users = if days > 1 && wanted.by_day() {
-                self.slide(&wanted, &mut window, span)
-            } else {
-                self.count_users(&wanted, span)
-            };
-            found.push(Active { date, users });
+            });
             if date == last {
                 break;
             }
             date = plus_days(date, 1)?;
         }
-        Ok(found)
-    }
-
-    /// The users in `span`, which begins and ends no earlier than the one before.
-    fn slide<'a>(&'a self, wanted: &Wanted, window: &mut Window<'a>, span: Span) -> u64 {
-        let days = whole_days(span);
-        if days.is_empty() {
-            return self.count_users(wanted, span);
-        }
-        window.advance(&days, |day| self.users_of_day(wanted, day));
-        window.users_with(&self.ends(wanted, span, &days))
-    }
-}
-
-/// The users of days in a row that only ever advance: a queue of two stacks, so that each day's
-/// users are joined twice, however long the window is.
-#[derive(Default)]
-struct Window<'a> {
-    days: Range<i32>,
-    /// The union of each of the older days with all later ones of them; the oldest day is last.
-    front: Vec<RoaringBitmap>,
-    /// The users of the newer days.
-    back: Vec<Cow<'a, RoaringBitmap>>,
-    joined: RoaringBitmap,
-}
-
-impl<'a> Window<'a> {
-    fn advance(&mut self, days: &Range<i32>, mut users: impl FnMut(i32) -> Cow<'a, RoaringBitmap>) {
-        if days.start >= self.days.end || days.start < self.days.start {
-            self.back = days.clone().map(users).collect();
-            self.days = days.clone();
-            self.turn();
-            return;
-        }
-        while self.days.end < days.end {
-            let new = users(self.days.end);
-            self.joined |= &*new;
-            self.back.push(new);
-            self.days.end += 1;
-        }
-        while self.days.start < days.start {
-            if self.front.is_empty() {
-                self.turn();
-            }
-            self.front.pop();
-            self.days.start += 1;
-        }
-    }
-
-    /// The newer days become the older ones.
-    fn turn(&mut self) {
-        self.front.clear();
-        let mut joined = RoaringBitmap::new();
-        for users in self.back.drain(..).rev() {
-            joined |= &*users;
-            self.front.push(joined.clone());
-        }
-        self.joined.clear();
-    }
-
-    fn users_with(&self, ends: &[Arc<RoaringBitmap>]) -> u64 {
-        let Some((last, ends)) = ends.split_last() else {
-            let none = RoaringBitmap::new();
-            return self.front.last().unwrap_or(&none).union_len(&self.joined);
+        let users = if (2..=SLID).contains(&days) && wanted.by_day() {
+            self.slide(&wanted, &spans)
+        } else {
+            let count = |span: &Span| self.count_users(&wanted, *span);
+            spans.iter().map(count).collect()
         };
-        let mut all = self.front.last().cloned().unwrap_or_default();
-        all |= &self.joined;
-        for end in ends {
-            all |= &**end;
+        let found = dates.into_iter().zip(users);
+        Ok(found.map(|(date, users)| Active { date, users }).collect())
+    }
+
+    /// The users in each of `spans`, none of which begins or ends before the one before it does.
+    fn slide(&self, wanted: &Wanted, spans: &[Span]) -> Vec<u64> {
+        let mut counts = Vec::with_capacity(spans.len());
+        let mut front = Vec::new();
+        while let Some(first) = spans.get(counts.len()) {
+            let mut window = Window::default();
+            let older = whole_days(*first);
+            for day in older.clone() {
+                window.add_older(self.sets_of_days(wanted, day..day + 1));
+            }
+            let mut end = older.end;
+            for span in spans.iter().skip(counts.len()) {
+                let days = whole_days(*span);
+                let Ok(gone) = usize::try_from(days.start - older.start) else {
+                    break;
+                };
+                if days.start > older.end {
+                    break;
+                }
+                let newer = self.sets_of_days(wanted, end..days.end);
+                window.add_span(gone, newer, self.ends(wanted, *span, &days));
+                end = days.end;
+            }
+            counts.extend(window.count(wanted.blocks(), &mut front));
         }
-        all.union_len(last)
+        counts
     }
 }

@@ -9,7 +9,7 @@ use super::Unanswered;
 use super::calendar::{BucketSize, Span, bucket, time_of};
 use super::fold::Rollups;
 use super::query::{Filter, Wanted};
-use super::users::Dense;
+use super::set::Dense;
 use crate::model::time::Timestamp;
 
 /// A bucket with events.

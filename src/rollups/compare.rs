@@ -7,13 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashMap;
-use roaring::RoaringBitmap;
 
 use super::cell::{Cell, Entry, Extra};
 use super::days::Days;
 use super::derive::each_day;
 use super::fold::{Rollups, Tenant};
-use super::users::{Dense, numbers_of};
+use super::set::Dense;
 
 /// What two rollups have of a tenant: each pair is of the one and of the other.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -109,15 +108,15 @@ impl Rollups {
             derived.restore(number, day, sets);
         });
         // Of a tenant that has gone past a bound the cells are gone, and the days are not.
-        let mut gone = RoaringBitmap::new();
-        for tenant in self.tenants.iter().filter(|it| it.spilled.is_some()) {
-            gone |= numbers_of(&tenant.blocks);
-        }
+        let gone = self.tenants.iter().filter(|it| it.spilled.is_some());
+        let mut gone: Vec<u16> = gone.flat_map(|it| it.blocks.iter().copied()).collect();
+        gone.sort_unstable();
         let mut wrong = BTreeSet::new();
         for (days, types) in self.days.unions().chain(derived.unions()) {
             let same = |of: &Option<u16>| {
-                let kept = self.days.users(*of, None, days.clone()) - &gone;
-                kept == derived.users(*of, None, days.clone())
+                let mut kept = self.days.users(*of, days.clone());
+                kept.remove_blocks(&gone);
+                kept == derived.users(*of, days.clone())
             };
             if !types.iter().all(same) {
                 wrong.insert((days.start, days.end));
@@ -155,7 +154,7 @@ fn totals(tenant: &Tenant) -> (u64, u64, u64) {
             users.insert_all(own.iter());
         }
     }
-    (events, users.into_bitmap().len(), tenant.cells.len() as u64)
+    (events, users.into_set().len(), tenant.cells.len() as u64)
 }
 
 fn differing(one: Option<&Tenant>, other: Option<&Tenant>, numbers: &Numbers) -> u64 {

@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
-use roaring::RoaringBitmap;
+
+use super::set::{Held, UserSet, upper};
 
 /// Minutes of a UTC day.
 pub(super) const DAY: i64 = 24 * 60;
@@ -25,12 +27,12 @@ const SHIFTS: [u32; 3] = [0, 3, 6];
 /// The users of some days.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sets {
-    pub(super) all: RoaringBitmap,
-    pub(super) types: BTreeMap<u16, RoaringBitmap>,
+    pub(super) all: UserSet,
+    pub(super) types: BTreeMap<u16, UserSet>,
 }
 
 impl Sets {
-    fn of(&self, event_type: Option<u16>) -> Option<&RoaringBitmap> {
+    fn of(&self, event_type: Option<u16>) -> Option<&UserSet> {
         match event_type {
             None => Some(&self.all),
             Some(event_type) => self.types.get(&event_type),
@@ -126,9 +128,9 @@ impl Days {
         let [days, unions @ ..] = &mut self.levels;
         for (level, shift) in unions.iter_mut().zip(SHIFTS.into_iter().skip(1)) {
             let union = level.entry(number >> shift).or_default();
-            union.all |= &sets.all;
+            union.all.join(&sets.all);
             for (event_type, users) in &sets.types {
-                *union.types.entry(*event_type).or_default() |= users;
+                union.types.entry(*event_type).or_default().join(users);
             }
         }
         days.insert(number, sets);
@@ -144,7 +146,8 @@ impl Days {
         }
     }
 
-    /// Inserts the users of `day` that wait.
+    /// Inserts the users of `day` that wait. Who is in a day is in the unions above it: so those
+    /// take only who is new to the day.
     fn flush(&mut self, day: i32) {
         let Some(it) = self.by_day.get_mut(&day) else {
             return;
@@ -160,14 +163,18 @@ impl Days {
             let mut users: Vec<u32> = run.iter().map(|it| it.user()).collect();
             for (level, shift) in self.levels.iter_mut().zip(SHIFTS) {
                 let sets = level.entry(day >> shift).or_default();
-                insert(sets.types.entry(event_type).or_default(), &mut users);
+                sets.types.entry(event_type).or_default().insert(&mut users);
             }
         }
         let mut users: Vec<u32> = waiting.iter().map(|it| it.user()).collect();
         users.sort_unstable();
         users.dedup();
         for (level, shift) in self.levels.iter_mut().zip(SHIFTS) {
-            insert(&mut level.entry(day >> shift).or_default().all, &mut users);
+            level
+                .entry(day >> shift)
+                .or_default()
+                .all
+                .insert(&mut users);
         }
     }
 
@@ -179,90 +186,68 @@ impl Days {
         }
     }
 
-    /// The users in `days`, of all types or of one; only those in `mask`, if there is one.
-    pub(super) fn users(
+    /// The sets that have the users in `days` between them, of all types or of one. Those of other
+    /// blocks than `only` some, which are sorted, may be in them or not.
+    pub(super) fn sets(
         &self,
         event_type: Option<u16>,
-        mask: Option<&RoaringBitmap>,
+        only: Option<&[u16]>,
         days: Range<i32>,
-    ) -> RoaringBitmap {
-        let mut all = RoaringBitmap::new();
-        self.union((event_type, mask), days.clone(), 2, &mut all);
-        // Last, since inserting into full containers costs least.
-        for (_, day) in self.range(days) {
-            let waiting = day.waiting.iter();
-            let waiting = waiting.filter(|it| event_type.is_none_or(|of| of == it.event_type()));
-            let users = waiting.map(|it| it.user());
-            match mask {
-                Some(mask) => all.extend(users.filter(|user| mask.contains(*user))),
-                None => all.extend(users),
-            }
+    ) -> Vec<Held<'_>> {
+        let mut found = Vec::new();
+        self.unions_of(event_type, days.clone(), 2, &mut found);
+        let waiting = self.range(days).flat_map(|(_, day)| &day.waiting);
+        let waiting = waiting.filter(|it| event_type.is_none_or(|of| of == it.event_type()));
+        let waiting = waiting.map(|it| it.user());
+        let meant = |user: &u32| only.is_none_or(|it| it.binary_search(&upper(*user)).is_ok());
+        let waiting: UserSet = waiting.filter(meant).collect();
+        if !waiting.is_empty() {
+            found.push(Held::Made(Arc::new(waiting)));
+        }
+        found
+    }
+
+    /// The users in `days`, of all types or of one.
+    pub(super) fn users(&self, event_type: Option<u16>, days: Range<i32>) -> UserSet {
+        let mut all = UserSet::default();
+        for set in self.sets(event_type, None, days) {
+            all.join(&set);
         }
         all
     }
 
-    /// The users of `day`, unless some wait to be inserted.
-    pub(super) fn settled(&self, event_type: Option<u16>, day: i32) -> Option<&RoaringBitmap> {
-        let settled = self.by_day.get(&day)?.waiting.is_empty();
-        let sets = self.levels.first()?.get(&day)?;
-        sets.of(event_type).filter(|_| settled)
-    }
-
-    /// Adds the users in `days` by the unions of `level`, and by lower ones at both ends.
-    fn union(&self, of: Whose<'_>, days: Range<i32>, level: usize, all: &mut RoaringBitmap) {
+    /// Finds the users in `days` in the unions of `level`, and in lower ones at both ends.
+    fn unions_of<'a>(
+        &'a self,
+        event_type: Option<u16>,
+        days: Range<i32>,
+        level: usize,
+        found: &mut Vec<Held<'a>>,
+    ) {
         if days.is_empty() {
             return;
         }
         let (Some(unions), Some(shift)) = (self.levels.get(level), SHIFTS.get(level)) else {
             return;
         };
-        let up = (1 << shift) - 1;
-        let (first, end) = ((days.start + up) >> shift, days.end >> shift);
+        let mut add = |days: Range<i32>| {
+            let sets = unions
+                .range(days)
+                .filter_map(|(_, sets)| sets.of(event_type));
+            found.extend(sets.map(Held::Kept));
+        };
         let Some(lower) = level.checked_sub(1) else {
-            for (_, sets) in unions.range(days) {
-                add(sets, of, all);
-            }
+            add(days);
             return;
         };
+        let up = (1 << shift) - 1;
+        let (first, end) = ((days.start + up) >> shift, days.end >> shift);
         if first >= end {
-            self.union(of, days, lower, all);
+            self.unions_of(event_type, days, lower, found);
             return;
         }
-        for (_, sets) in unions.range(first..end) {
-            add(sets, of, all);
-        }
-        self.union(of, days.start..first << shift, lower, all);
-        self.union(of, end << shift..days.end, lower, all);
-    }
-}
-
-/// Inserts `users`, which are sorted, and may leave those in it that were new: whoever is in a day
-/// is in the unions above it.
-fn insert(known: &mut RoaringBitmap, users: &mut Vec<u32>) {
-    let blocks = users.chunk_by(|a, b| a >> 16 == b >> 16).count() as u64;
-    let (all, new) = (known.len(), users.len() as u64);
-    let listed = all <= blocks * LISTED;
-    if new < blocks * 4 || listed && all > new * FEW {
-        users.retain(|user| known.insert(*user));
-    } else if let Ok(new) = RoaringBitmap::from_sorted_iter(users.iter().copied()) {
-        *known |= new;
-    }
-}
-
-/// A bitmap lists up to so many users of a block, which are gone through to insert others; of more
-/// it has a bit each.
-const LISTED: u64 = 4096;
-
-/// How many listed users are gone through in the time of one search.
-const FEW: u64 = 32;
-
-/// A type, and a mask of users.
-type Whose<'a> = (Option<u16>, Option<&'a RoaringBitmap>);
-
-fn add(sets: &Sets, (event_type, mask): Whose<'_>, all: &mut RoaringBitmap) {
-    match (sets.of(event_type), mask) {
-        (None, _) => {}
-        (Some(users), None) => *all |= users,
-        (Some(users), Some(mask)) => *all |= users & mask,
+        add(first..end);
+        self.unions_of(event_type, days.start..first << shift, lower, found);
+        self.unions_of(event_type, end << shift..days.end, lower, found);
     }
 }

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
-
 use super::cell::Cell;
 use super::days::{Day, Sets};
 use super::fold::{Pair, Rollups, Tenant, day_of};
-use super::users::Dense;
+use super::set::{Dense, UserSet};
 
 impl Rollups {
     /// Makes all days anew.
@@ -50,13 +48,13 @@ fn day_of_cells(cells: &[(i64, u16, &Cell)], pairs: &[Pair]) -> (Day, Sets) {
             known.insert_all(users.iter());
         }
     }
-    let types: BTreeMap<u16, RoaringBitmap> = types
+    let types: BTreeMap<u16, UserSet> = types
         .into_iter()
-        .map(|(event_type, users)| (event_type, users.into_bitmap()))
+        .map(|(event_type, users)| (event_type, users.into_set()))
         .collect();
-    let mut all = RoaringBitmap::new();
+    let mut all = UserSet::default();
     for users in types.values() {
-        all |= users;
+        all.join(users);
     }
     (day, Sets { all, types })
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use roaring::RoaringBitmap;
+
+use super::set::UserSet;
 
 /// The most that is kept, in bytes.
 const BYTES: usize = 16 << 20;
@@ -31,7 +32,7 @@ pub(super) struct Part {
 struct Kept {
     /// How many events the day had.
     events: u64,
-    users: Arc<RoaringBitmap>,
+    users: Arc<UserSet>,
     bytes: usize,
     used: u64,
 }
@@ -55,8 +56,8 @@ impl Parts {
         &self,
         part: Part,
         events: u64,
-        find: impl FnOnce() -> RoaringBitmap,
-    ) -> Arc<RoaringBitmap> {
+        find: impl FnOnce() -> UserSet,
+    ) -> Arc<UserSet> {
         let kept = self.0.lock().take(part, events);
         kept.unwrap_or_else(|| {
             // Meanwhile others may look for theirs.
@@ -68,7 +69,7 @@ impl Parts {
 }
 
 impl Shelf {
-    fn take(&mut self, part: Part, events: u64) -> Option<Arc<RoaringBitmap>> {
+    fn take(&mut self, part: Part, events: u64) -> Option<Arc<UserSet>> {
         self.now += 1;
         let kept = self.sets.get_mut(&part)?;
         if kept.events != events {
@@ -85,8 +86,8 @@ impl Shelf {
         }
     }
 
-    fn keep(&mut self, part: Part, events: u64, users: &Arc<RoaringBitmap>) {
-        let bytes = users.serialized_size() + size_of::<(Part, Kept)>();
+    fn keep(&mut self, part: Part, events: u64, users: &Arc<UserSet>) {
+        let bytes = users.bytes() + size_of::<(Part, Kept)>();
         if bytes > BYTES / 8 {
             return;
         }
@@ -125,6 +126,10 @@ impl Shelf {
 mod tests {
     use super::*;
 
+    fn set(users: impl IntoIterator<Item = u32>) -> UserSet {
+        users.into_iter().collect()
+    }
+
     fn part(from: i64) -> Part {
         Part {
             tenant: None,
@@ -135,7 +140,7 @@ mod tests {
     }
 
     /// Whether the users had to be found.
-    fn looked(parts: &Parts, from: i64, events: u64, users: &RoaringBitmap) -> bool {
+    fn looked(parts: &Parts, from: i64, events: u64, users: &UserSet) -> bool {
         let mut looked = false;
         let found = parts.users(part(from), events, || {
             looked = true;
@@ -147,10 +152,10 @@ mod tests {
 
     #[test]
     fn users_are_kept_until_an_event_comes() {
-        let (parts, users) = (Parts::default(), RoaringBitmap::from([1, 2]));
+        let (parts, users) = (Parts::default(), set([1, 2]));
         assert!(looked(&parts, 0, 5, &users));
         assert!(!looked(&parts, 0, 5, &users));
-        let more = RoaringBitmap::from([1, 2, 3]);
+        let more = set([1, 2, 3]);
         assert!(looked(&parts, 0, 6, &more), "another event");
         assert!(looked(&parts, 60, 6, &users), "another part");
         assert!(!looked(&parts, 0, 6, &more));
@@ -158,14 +163,14 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_the_bounds() {
-        let (parts, users) = (Parts::default(), RoaringBitmap::from([7]));
+        let (parts, users) = (Parts::default(), set([7]));
         for from in 0..30_000 {
             looked(&parts, from, 1, &users);
             looked(&parts, 0, 1, &users);
             assert!(parts.0.lock().sets.len() <= SETS);
         }
         assert!(!looked(&parts, 0, 1, &users), "what is used stays");
-        let large: RoaringBitmap = (0..1_000_000).step_by(2).collect();
+        let large = set((0..1_000_000).step_by(2));
         for from in 1..400 {
             looked(&parts, -from, 1, &large);
             let shelf = parts.0.lock();
@@ -173,7 +178,7 @@ mod tests {
             let bytes: usize = shelf.sets.values().map(|kept| kept.bytes).sum();
             assert_eq!(bytes, shelf.bytes);
         }
-        let too_large: RoaringBitmap = (0..40_000_000).step_by(2).collect();
+        let too_large = set((0..40_000_000).step_by(2));
         assert!(looked(&parts, 9_999_999, 1, &too_large));
         assert!(looked(&parts, 9_999_999, 1, &too_large), "it isn't kept");
     }

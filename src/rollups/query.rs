@@ -1,17 +1,14 @@
 //! Which events are meant, and the two things that are asked about them: how many, and whose.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
-
-use roaring::RoaringBitmap;
 
 use super::calendar::Span;
 use super::cell::Cell;
 use super::days::DAY;
 use super::fold::{Rollups, day_of};
 use super::parts::Part;
-use super::users::{Dense, numbers_of};
+use super::set::{Dense, Held, UserSet, union_len};
 use super::{Bound, Unanswered};
 
 /// Which events are meant.
@@ -29,8 +26,8 @@ pub struct Filter {
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     pub(super) tenants: Vec<u16>,
-    /// The users of one tenant, if one is meant.
-    mask: Option<RoaringBitmap>,
+    /// The blocks of one tenant's users, sorted, if one is meant.
+    blocks: Option<Vec<u16>>,
     event_type: Option<u16>,
     /// Whether pairs count, by their number; `None` if all do.
     pairs: Option<Vec<bool>>,
@@ -48,11 +45,16 @@ impl Wanted {
     pub(super) fn narrowed(&self, event_type: u16, pairs: Vec<bool>) -> Self {
         Self {
             tenants: self.tenants.clone(),
-            mask: self.mask.clone(),
+            blocks: self.blocks.clone(),
             event_type: Some(event_type),
             pairs: Some(pairs),
             by_day: self.by_day,
         }
+    }
+
+    /// The blocks of the users that are meant, sorted; all if `None`.
+    pub(super) fn blocks(&self) -> Option<&[u16]> {
+        self.blocks.as_deref()
     }
 
     /// Whether whole UTC days answer about users.
@@ -64,7 +66,7 @@ impl Wanted {
 impl Rollups {
     /// Resolves the names; unknown ones mean no events.
     pub(super) fn wanted(&self, filter: &Filter) -> Result<Wanted, Unanswered> {
-        let (tenants, mask) = self.wanted_tenants(filter.tenant.as_deref())?;
+        let (tenants, blocks) = self.wanted_tenants(filter.tenant.as_deref())?;
         let nothing = Ok(Wanted::default());
         let mut event_type = None;
         for name in &filter.event_types {
@@ -92,7 +94,7 @@ impl Rollups {
         let all = source.is_none() && event_type.is_none();
         Ok(Wanted {
             tenants,
-            mask,
+            blocks,
             event_type,
             pairs: (!all).then(|| self.pairs.iter().map(matches).collect()),
             by_day: source.is_none(),
@@ -102,7 +104,7 @@ impl Rollups {
     fn wanted_tenants(
         &self,
         name: Option<&str>,
-    ) -> Result<(Vec<u16>, Option<RoaringBitmap>), Unanswered> {
+    ) -> Result<(Vec<u16>, Option<Vec<u16>>), Unanswered> {
         let Some(name) = name else {
             if self.more_tenants {
                 return Err(Unanswered::Bound(Bound::Tenants));
@@ -117,15 +119,16 @@ impl Rollups {
             return if self.more_tenants {
                 Err(Unanswered::Bound(Bound::Tenants))
             } else {
-                Ok((Vec::new(), Some(RoaringBitmap::new())))
+                Ok((Vec::new(), Some(Vec::new())))
             };
         };
         let tenant = self.tenants.get(usize::from(number));
         if let Some(bound) = tenant.and_then(|tenant| tenant.spilled) {
             return Err(Unanswered::Bound(bound));
         }
-        let mask = tenant.map(|tenant| numbers_of(&tenant.blocks));
-        Ok((vec![number], mask))
+        let mut blocks = tenant.map_or(Vec::new(), |tenant| tenant.blocks.clone());
+        blocks.sort_unstable();
+        Ok((vec![number], Some(blocks)))
     }
 
     /// Calls `f` with each hour of `tenant` in `span`, and with the minutes of it that are.
@@ -149,7 +152,7 @@ impl Rollups {
     }
 
     /// The users in `span`, from the cells.
-    fn scan(&self, wanted: &Wanted, span: Span) -> RoaringBitmap {
+    fn scan(&self, wanted: &Wanted, span: Span) -> UserSet {
         let mut users = Dense::default();
         for tenant in &wanted.tenants {
             self.each_cell(*tenant, span, |_, minutes, cell| {
@@ -160,52 +163,33 @@ impl Rollups {
                 users.insert_all(cell.late_users(pair, &minutes).map(|(_, user)| user));
             });
         }
-        users.into_bitmap()
+        users.into_set()
     }
 
-    /// The users in whole UTC `days`, where those have the answer.
-    pub(super) fn users_of_days(&self, wanted: &Wanted, days: Range<i32>) -> RoaringBitmap {
+    /// The sets that have the users in whole UTC `days` between them, and perhaps others outside
+    /// of [`Wanted::blocks`]; only where days have the answer.
+    pub(super) fn sets_of_days(&self, wanted: &Wanted, days: Range<i32>) -> Vec<Held<'_>> {
         if wanted.tenants.is_empty() {
-            return RoaringBitmap::new();
+            return Vec::new();
         }
-        let mask = wanted.mask.as_ref();
-        self.days.users(wanted.event_type, mask, days)
+        self.days.sets(wanted.event_type, wanted.blocks(), days)
     }
 
-    /// The users of one whole UTC day, as they lie there if that is all of them.
-    pub(super) fn users_of_day(&self, wanted: &Wanted, day: i32) -> Cow<'_, RoaringBitmap> {
-        let all = wanted.mask.is_none() && !wanted.tenants.is_empty();
-        let kept = self.days.settled(wanted.event_type, day);
-        match kept {
-            Some(users) if all => Cow::Borrowed(users),
-            _ => Cow::Owned(self.users_of_days(wanted, day..day + 1)),
-        }
-    }
-
-    /// The users in `span`.
-    pub(super) fn users(&self, wanted: &Wanted, span: Span) -> RoaringBitmap {
+    /// The sets that have the users in `span` between them, and perhaps others outside of
+    /// [`Wanted::blocks`].
+    pub(super) fn sets(&self, wanted: &Wanted, span: Span) -> Vec<Held<'_>> {
         if !wanted.by_day {
-            return self.scan(wanted, span);
+            return vec![Held::Made(Arc::new(self.scan(wanted, span)))];
         }
         let days = whole_days(span);
-        let mut users = self.users_of_days(wanted, days.clone());
-        for end in self.ends(wanted, span, &days) {
-            users |= &*end;
-        }
-        users
+        let mut sets = self.sets_of_days(wanted, days.clone());
+        sets.extend(self.ends(wanted, span, &days));
+        sets
     }
 
     /// How many users are in `span`.
     pub(super) fn count_users(&self, wanted: &Wanted, span: Span) -> u64 {
-        let days = whole_days(span);
-        if !wanted.by_day || !days.is_empty() {
-            return self.users(wanted, span).len();
-        }
-        match self.ends(wanted, span, &days).as_slice() {
-            [] => 0,
-            [one] => one.len(),
-            [one, rest @ ..] => rest.iter().map(|other| one.union_len(other)).sum(),
-        }
+        union_len(&self.sets(wanted, span), wanted.blocks())
     }
 
     /// The users in `span` before and after `days`, which are all whole days in it. If there are
@@ -215,7 +199,7 @@ impl Rollups {
         wanted: &Wanted,
         span: Span,
         days: &Range<i32>,
-    ) -> Vec<Arc<RoaringBitmap>> {
+    ) -> Vec<Held<'static>> {
         let (from, to) = (i64::from(days.start) * DAY, i64::from(days.end) * DAY);
         let ends = [span.within(span.from..from), span.within(to..span.to)];
         let ends = ends.into_iter().filter(|end| end.from < end.to);
@@ -223,16 +207,16 @@ impl Rollups {
     }
 
     /// The users in a part of a UTC day, if there are events on it.
-    fn part(&self, wanted: &Wanted, span: Span) -> Option<Arc<RoaringBitmap>> {
+    fn part(&self, wanted: &Wanted, span: Span) -> Option<Held<'static>> {
         let day = self.days.get(day_of(span.from))?;
         let part = Part {
-            tenant: Some(*wanted.tenants.first()?).filter(|_| wanted.mask.is_some()),
+            tenant: Some(*wanted.tenants.first()?).filter(|_| wanted.blocks.is_some()),
             event_type: wanted.event_type,
             from: span.from,
             to: span.to,
         };
         let find = || self.scan(wanted, span);
-        Some(self.parts.users(part, day.events, find))
+        Some(Held::Made(self.parts.users(part, day.events, find)))
     }
 
     /// The events in `span` by pair.

@@ -3,10 +3,12 @@
 //! A cohort is the users whose first event ever lies in one window. A late event that is earlier
 //! than all others of its user therefore moves the user to an earlier cohort, or out of all.
 
+mod activity;
+
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use roaring::RoaringBitmap;
 
+use self::activity::Activity;
 use super::Unanswered;
 use super::calendar::{Span, day_start, plus_days};
 use super::fold::Rollups;
@@ -77,42 +79,31 @@ impl Rollups {
                 _ => None,
             })
             .collect();
-        let mut before = match spans.first() {
-            Some((_, first)) => self.users(
-                &wanted,
-                Span {
-                    to: first.from,
-                    ..Span::ALL
-                },
-            ),
-            None => RoaringBitmap::new(),
-        };
-        let active: Vec<RoaringBitmap> = spans
-            .iter()
-            .map(|(_, span)| self.users(&wanted, *span))
-            .collect();
-        let ended = |span: &Span| super::calendar::time_of(span.to) <= now;
-        let mut cohorts = Vec::with_capacity(usize::from(windows));
-        for index in 0..usize::from(windows) {
-            let later = index..index + usize::from(windows);
-            let (Some(active), Some(spans)) = (active.get(later.clone()), spans.get(later)) else {
-                break;
-            };
-            let (Some(own), Some((date, _))) = (active.first(), spans.first()) else {
-                break;
-            };
-            let members = own - &before;
-            before |= own;
-            cohorts.push(Cohort {
-                start: *date,
-                size: members.len(),
-                retained: active
-                    .iter()
-                    .map(|it| members.intersection_len(it))
-                    .collect(),
-                complete: spans.iter().map(|(_, span)| ended(span)).collect(),
-            });
+        let mut activity = Activity::default();
+        for (_, span) in &spans {
+            activity.add_window(self.sets(&wanted, *span));
         }
-        Ok(cohorts)
+        if let Some((_, first)) = spans.first() {
+            let before = Span {
+                to: first.from,
+                ..Span::ALL
+            };
+            activity.set_before(self.sets(&wanted, before));
+        }
+        let ended = |span: &Span| super::calendar::time_of(span.to) <= now;
+        let retained = activity.retained(windows.into(), wanted.blocks());
+        let cohorts = retained
+            .into_iter()
+            .enumerate()
+            .filter_map(|(first, retained)| {
+                let spans = spans.get(first..first + retained.len())?;
+                Some(Cohort {
+                    start: spans.first()?.0,
+                    size: *retained.first()?,
+                    retained,
+                    complete: spans.iter().map(|(_, span)| ended(span)).collect(),
+                })
+            });
+        Ok(cohorts.collect())
     }
 }

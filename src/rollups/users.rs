@@ -1,8 +1,8 @@
 //! Numbers for users.
 //!
-//! A tenant gets numbers in blocks of 65,536, which is what a roaring bitmap holds in one
-//! container: so the users of a tenant lie together, and a bitmap of all tenants' users answers
-//! for one of them by looking at its containers only.
+//! A tenant gets numbers in blocks of 65,536, and a [set](super::set) lies in the same blocks: so
+//! the users of a tenant lie together, and a set of all tenants' users answers for one of them by
+//! looking at its blocks only.
 //!
 //! The table that finds them is many small ones: none takes long to grow, and what is shared with
 //! a snapshot is copied in small pieces. A number and its user lie together in it, so that finding
@@ -11,9 +11,9 @@
 use std::sync::Arc;
 
 use hashbrown::HashTable;
-use roaring::RoaringBitmap;
 
 use super::facts::UserId;
+use super::set::Dense;
 
 /// The numbers of a block.
 const BLOCK: usize = 1 << 16;
@@ -161,94 +161,10 @@ impl Users {
 
     /// Whether each number has its user, after a restoration.
     pub(super) fn is_whole(&self) -> bool {
-        let numbers: RoaringBitmap = self.iter().map(|(_, number)| number).collect();
+        let mut numbers = Dense::default();
+        numbers.insert_all(self.iter().map(|(_, number)| number));
         let expected: u64 = self.blocks.iter().map(|users| u64::from(*users)).sum();
-        self.len as u64 == expected && numbers.len() == expected
-    }
-}
-
-/// All numbers of `blocks`.
-pub(super) fn numbers_of(blocks: &[u16]) -> RoaringBitmap {
-    let mut all = RoaringBitmap::new();
-    for block in blocks {
-        let first = u32::from(*block) << 16;
-        all.insert_range(first..=first | 0xffff);
-    }
-    all
-}
-
-/// A set of users that is filled in no order: a bit each, in blocks like theirs.
-#[derive(Default)]
-pub(super) struct Dense {
-    blocks: Vec<Option<Box<Bits>>>,
-    inserted: Vec<u32>,
-}
-
-/// Of one block.
-type Bits = [u8; BLOCK / 8];
-
-/// The byte and the bit of a user in its block.
-fn bit(bits: &mut Bits, user: u32) -> (Option<&mut u8>, u8) {
-    let place = (user & 0xffff) as usize / 8;
-    (bits.get_mut(place), 1 << (user & 7))
-}
-
-impl Dense {
-    fn block(&mut self, block: u32) -> Option<&mut Bits> {
-        let block = block as usize;
-        if block >= self.blocks.len() {
-            self.blocks.resize_with(block + 1, || None);
-        }
-        let slot = self.blocks.get_mut(block)?;
-        Some(slot.get_or_insert_with(|| Box::new([0; BLOCK / 8])))
-    }
-
-    /// Of `users`, neighbours in one block cost least.
-    pub(super) fn insert_all(&mut self, users: impl IntoIterator<Item = u32>) {
-        let mut users = users.into_iter().peekable();
-        while let Some(first) = users.peek().copied() {
-            let block = first >> 16;
-            let Some(bits) = self.block(block) else {
-                return;
-            };
-            while let Some(user) = users.next_if(|user| user >> 16 == block) {
-                if let (Some(byte), bit) = bit(bits, user) {
-                    *byte |= bit;
-                }
-            }
-        }
-    }
-
-    /// Inserts a user until [`Self::clear`]; returns whether it is new.
-    pub(super) fn insert_briefly(&mut self, user: u32) -> bool {
-        let Some((Some(byte), bit)) = self.block(user >> 16).map(|bits| bit(bits, user)) else {
-            return false;
-        };
-        let new = *byte & bit == 0;
-        *byte |= bit;
-        if new {
-            self.inserted.push(user);
-        }
-        new
-    }
-
-    /// Removes what was inserted briefly.
-    pub(super) fn clear(&mut self) {
-        for user in std::mem::take(&mut self.inserted) {
-            if let Some((Some(byte), bit)) = self.block(user >> 16).map(|bits| bit(bits, user)) {
-                *byte &= !bit;
-            }
-        }
-    }
-
-    pub(super) fn into_bitmap(self) -> RoaringBitmap {
-        let mut all = RoaringBitmap::new();
-        for (block, bits) in (0_u32..).zip(&self.blocks) {
-            if let Some(bits) = bits {
-                all |= RoaringBitmap::from_lsb0_bytes(block << 16, bits.as_slice());
-            }
-        }
-        all
+        self.len as u64 == expected && numbers.into_set().len() == expected
     }
 }
 

@@ -227,7 +227,9 @@ fn compare(rollups: &Rollups, model: &Model, random: &mut fastrand::Rng, day: Da
     }
     let first = calendar::plus_days(day, random.i64(-40..10)).unwrap();
     let last = calendar::plus_days(first, random.i64(0..30)).unwrap();
-    for days in [1_u16, 7, 30] {
+    // A window slides over up to 64 days.
+    let other = [2, 64, 65][random.usize(..3)];
+    for days in [1_u16, 7, 30, other] {
         let found = rollups.active_users(&filter, (first, last), days, zone);
         for it in found.unwrap() {
             let expected = model.active(&filter, it.date, days.into());
