@@ -15,8 +15,8 @@ use crate::model::time::{Now, Timestamp};
 const TIMER_STEP: Duration = Duration::from_micros(1_200);
 
 /// How long before a moment [`Clock::approach`] returns, and [`Clock::hold_until`] holds its thread:
-/// enough to hand something from one thread to another.
-const HAND_OVER: Duration = Duration::from_micros(500);
+/// enough for one thread to wake late, and to hand something to another.
+const HAND_OVER: Duration = Duration::from_millis(1);
 
 /// No civil time of others is followed.
 const OWN_TIME: i64 = i64::MIN;
@@ -103,7 +103,7 @@ impl Clock {
         }
     }
 
-    /// Returns half a millisecond before `mono`, a tenth of one at the most later: time for another
+    /// Returns a millisecond before `mono`, a tenth of one at the most later: time for another
     /// thread to take something up and [`Self::hold_until`] then.
     ///
     /// The last step is slept by the thread, not by the task: 1.2 ms at the most in which nothing
@@ -120,7 +120,7 @@ impl Clock {
     }
 
     /// Returns within a microsecond of `mono` (at once, if it is over), and says when exactly. Its
-    /// last half millisecond is spent reading the clock: no sleep is as exact.
+    /// last millisecond is spent reading the clock: no sleep is as exact.
     pub async fn hold_until(&self, mono: Duration) -> Now {
         match self {
             Self::System { start, .. } => {
