@@ -159,8 +159,19 @@ impl Store {
         clock: Clock,
         apply: impl FnMut(Vec<Change>) + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let opened = Postgres::open(settings, clock, apply).await;
-        opened.map(|store| Self(Arm::Postgres(Arc::new(store))))
+        let (store, election) = Postgres::open(settings, clock, apply).await?;
+        store.elect(election);
+        Ok(Self(Arm::Postgres(Arc::new(store))))
+    }
+
+    /// The same to look at what is there: this process never schedules, whatever becomes of the others.
+    #[cfg(feature = "cluster")]
+    pub async fn connect_to_look(
+        settings: &SharedSettings,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let (store, _) = Postgres::open(settings, clock, drop).await?;
+        Ok(Self(Arm::Postgres(Arc::new(store))))
     }
 
     /// Whether other nodes share it: then there may be more than this process has seen.

@@ -1,6 +1,8 @@
-//! `tollgate verify` over a real data directory.
+//! `tollgate verify` over a real data directory, and over a database that nodes share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "support/backing.rs"]
+mod backing;
 #[path = "support/home.rs"]
 mod home;
 #[path = "support/http.rs"]
@@ -50,6 +52,49 @@ fn what_a_server_left_is_found_sound_also_after_an_erasure() {
         .collect();
     assert_eq!(names, ["blog", "shop"]);
     assert_eq!(tenants[1]["users"]["found"], 2);
+}
+
+#[test]
+fn what_nodes_share_is_verified_while_another_one_runs() {
+    let Some(database) = backing::database() else {
+        return;
+    };
+    let (home, other) = (Home::new(), tempfile::tempdir().unwrap());
+    home.write("events.csv", EVENTS);
+    let node = |dir: &std::path::Path| {
+        let setup = Setup::new(dir).with("TOLLGATE_STORE__URL", &database);
+        setup.start()
+    };
+    let (running, stopped) = (node(other.path()), node(home.dir.path()));
+    let url = format!("http://{}", running.address());
+    let imported = home.run(&url, &["import", "events.csv"]);
+    assert!(imported.status.success(), "{}", err(&imported));
+    let verify = |json: &[&str]| {
+        let asked = [&["verify", "--store-url", &database], json].concat();
+        home.run(&url, &asked)
+    };
+    stopped.terminate();
+    let sound = verify(&["--json"]);
+    assert_eq!(
+        sound.status.code(),
+        Some(0),
+        "{}{}",
+        out(&sound),
+        err(&sound)
+    );
+    let told: Value = serde_json::from_str(out(&sound)).unwrap();
+    assert_eq!(told["checks"][0]["found"], 3);
+    assert_eq!(told["tenants"].as_array().unwrap().len(), 2);
+    backing::psql(&database, "UPDATE event SET type = 'other' WHERE id = '2'").unwrap();
+    let changed = verify(&[]);
+    assert_eq!(changed.status.code(), Some(1), "{}", out(&changed));
+    assert!(out(&changed).contains("DIFFERS"), "{}", out(&changed));
+    // Whoever only looks never schedules, also when nobody else does.
+    running.terminate();
+    let epoch = || backing::psql(&database, "SELECT epoch FROM head").unwrap();
+    let before = epoch();
+    verify(&[]);
+    assert_eq!(epoch(), before);
 }
 
 #[test]

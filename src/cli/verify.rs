@@ -8,14 +8,17 @@ use serde_json::{Value, json};
 use super::table::Table;
 use super::{Failure, directory, output};
 use crate::rollups::TenantComparison;
-use crate::store::{Check, Verified};
+use crate::store::{Check, Store, StoreError, Verified};
 
 /// What `verify --help` ends with.
 const EXAMPLES: &str = "\
 Nothing is written but what every start writes. A server that uses the directory must be stopped first.
+Of a database that nodes share, the others may run, if no events are accepted meanwhile; what is kept
+in the directory of one that does not run is compared with it.
 
 Examples:
   tollgate verify
+  tollgate verify --store-url postgres://tollgate@10.0.0.7/tollgate
   tollgate verify --data-dir /var/lib/tollgate --json";
 
 /// The options of `verify`.
@@ -25,6 +28,9 @@ pub(super) struct VerifyArgs {
     /// The data directory of a server that does not run
     #[arg(long, value_name = "DIR", default_value = "data")]
     data_dir: PathBuf,
+    /// The PostgreSQL that its node shares with others, if it does
+    #[arg(long, value_name = "URL")]
+    store_url: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,10 +41,18 @@ pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
         let dir = args.data_dir.display();
         return Err(Failure::Failed(format!("there is no directory {dir}")));
     }
-    let store = directory::open(&args.data_dir)?;
+    let store = match args.store_url {
+        None => directory::open(&args.data_dir)?,
+        Some(url) => shared(url, args.data_dir).await?,
+    };
     let verified = store.verify().await;
     store.close().await;
-    let verified = verified.map_err(|error| Failure::Failed(error.to_string()))?;
+    let verified = verified.map_err(|error| match error {
+        StoreError::Busy if store.is_shared() => {
+            Failure::Failed("events were accepted meanwhile: try again without them".to_owned())
+        }
+        error => Failure::Failed(error.to_string()),
+    })?;
     let text = if args.json {
         format!("{}\n", as_json(&verified))
     } else {
@@ -52,6 +66,24 @@ pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
             "{more} lines are not as they should be"
         ))),
     }
+}
+
+/// What nodes share, as the one with this directory has it.
+#[cfg(feature = "cluster")]
+async fn shared(url: String, dir: PathBuf) -> Result<Store, Failure> {
+    let settings = crate::model::shared::SharedSettings {
+        url,
+        read_url: None,
+        dir,
+    };
+    let opened = Store::connect_to_look(&settings, crate::clock::Clock::system()).await;
+    opened.map_err(|error| Failure::Failed(error.to_string()))
+}
+
+#[cfg(not(feature = "cluster"))]
+fn shared(_: String, _: PathBuf) -> std::future::Ready<Result<Store, Failure>> {
+    let text = format!("--store-url {}", crate::config::NOT_BUILT_IN);
+    std::future::ready(Err(Failure::Failed(text)))
 }
 
 impl Check {

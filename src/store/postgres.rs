@@ -83,11 +83,12 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
+    /// Opens it; this process may schedule once it stands for [`Self::elect`].
     pub(super) async fn open(
         settings: &SharedSettings,
         clock: Clock,
         mut apply: impl FnMut(Vec<Change>) + Send + 'static,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<(Self, Election), OpenError> {
         let server = Server::parse(&settings.url)?;
         let place = server.place();
         let refuse = |error: StoreError| OpenError(format!("PostgreSQL at {place}: {error}"));
@@ -124,7 +125,6 @@ impl Postgres {
             give_up: Arc::clone(&give_up),
         };
         let tasks = vec![tokio::spawn(writer.run()), tokio::spawn(follower.run())];
-        let election = tokio::spawn(election.run());
         let store = Self {
             readers: Readers::new(server),
             sight,
@@ -135,11 +135,16 @@ impl Postgres {
             give_up,
             trouble,
             tasks: Mutex::new(tasks),
-            election: Mutex::new(Some(election)),
+            election: Mutex::new(None),
         };
         // The clock follows the database from here on.
         store.sync().await.map_err(refuse)?;
-        Ok(store)
+        Ok((store, election))
+    }
+
+    /// From here on this process schedules when no other one does.
+    pub(super) fn elect(&self, election: Election) {
+        *self.election.lock() = Some(tokio::spawn(election.run()));
     }
 
     pub(super) async fn sync(&self) -> Result<(), StoreError> {

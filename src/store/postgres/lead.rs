@@ -34,7 +34,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 const TRY: Duration = Duration::from_millis(300);
 
 /// See the module.
-pub(super) struct Election {
+pub(in crate::store) struct Election {
     pub(super) server: Server,
     pub(super) sight: Arc<Sight>,
     pub(super) term: watch::Sender<Option<Term>>,
