@@ -53,7 +53,7 @@ pub(super) enum Metrics {
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
         (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: more than 100,000 buckets, or too many events would have to be read; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet."),
     ))]
 #[get("/metrics")]
 pub(super) async fn metrics(

@@ -14,7 +14,7 @@ mod dense;
 pub(super) mod together;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use self::bits::{Bits, WORDS};
 pub(super) use self::dense::Dense;

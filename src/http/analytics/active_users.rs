@@ -80,7 +80,7 @@ impl From<Active> for Mau {
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
         (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many days; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet."),
     ))]
 #[get("/stats/dau")]
 pub(in crate::http) async fn dau(
@@ -104,7 +104,7 @@ pub(in crate::http) async fn dau(
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
         (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many days; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet."),
     ))]
 #[get("/stats/wau")]
 pub(in crate::http) async fn wau(
@@ -128,7 +128,7 @@ pub(in crate::http) async fn wau(
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
         (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many days; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet."),
     ))]
 #[get("/stats/mau")]
 pub(in crate::http) async fn mau(

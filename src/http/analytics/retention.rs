@@ -114,7 +114,7 @@ fn default_start(today: Date, windows: u16, window_type: WindowType) -> Date {
         (status = 200, description = "The cohorts.", body = Retention),
         (status = 304, description = "Nothing changed since the answer with this `ETag`."),
         (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many events would have to be read; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet."),
     ))]
 #[get("/stats/retention")]
 pub(in crate::http) async fn retention(

@@ -55,7 +55,7 @@ impl From<analytics::TopType> for TopEvent {
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
         (status = 422, description = "`invalid_value`: a parameter is unknown or not valid; `too_broad`: too many events would have to be read; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet."),
     ))]
 #[get("/stats/top-events")]
 pub(in crate::http) async fn top_events(

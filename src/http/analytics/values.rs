@@ -77,7 +77,7 @@ impl From<SegmentValue> for Value {
         (status = 304, description = "No event was accepted since the answer with this `ETag`."),
         (status = 400, description = "`contradictory_parameters`: `from` is after `to`."),
         (status = 422, description = "`invalid_value`: a parameter is missing, unknown or not valid; `too_broad`: too many events would have to be read; or `events_gone`: a segment by a property needs events that are erased or in the cold tier."),
-        (status = 503, description = "`unavailable`: the events are still being counted after a start, or too many questions wait."),
+        (status = 503, description = "`unavailable`: the events that were accepted last are not counted yet, or too many questions wait."),
     ))]
 #[get("/stats/segments/values")]
 pub(in crate::http) async fn values(

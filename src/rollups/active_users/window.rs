@@ -84,16 +84,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rollups::set::tests::some_users;
     use crate::rollups::set::{UserSet, union_len};
-
-    /// Users of up to three blocks: few, or so many that they lie as bits.
-    fn users(random: &mut fastrand::Rng) -> UserSet {
-        let count = [0, 5, 500, 12_000][random.usize(..4)];
-        let width = [70, 1 << 14, 1 << 16][random.usize(..3)];
-        let blocks = random.u32(1..4);
-        let users = (0..count).map(|_| random.u32(..blocks) << 16 | random.u32(..width));
-        users.collect()
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -101,8 +93,10 @@ mod tests {
         #[test]
         fn spans_have_the_users_of_their_days(seed: u64) {
             let mut random = fastrand::Rng::with_seed(seed);
-            let days: Vec<UserSet> = (0..24).map(|_| users(&mut random)).collect();
-            let parts: Vec<UserSet> = (0..8).map(|_| users(&mut random)).collect();
+            let mut sets = |count| -> Vec<UserSet> {
+                (0..count).map(|_| some_users(&mut random).into_iter().collect()).collect()
+            };
+            let (days, parts) = (sets(24), sets(8));
             let kept = |range: std::ops::Range<usize>| days[range].iter().map(Held::Kept).collect();
             let first = random.usize(..8);
             let only: Option<Vec<u16>> = random.bool().then(|| vec![0, 2, 9]);

@@ -100,15 +100,7 @@ mod tests {
 
     use super::*;
     use crate::rollups::set::UserSet;
-
-    /// Users of up to three blocks, and of fewer and fewer.
-    fn users(random: &mut fastrand::Rng) -> Vec<u32> {
-        let count = [0, 5, 500, 12_000][random.usize(..4)];
-        let width = [70, 1 << 14, 1 << 16][random.usize(..3)];
-        let blocks = random.u32(1..4);
-        let users = (0..count).map(|_| random.u32(..blocks) << 16 | random.u32(..width));
-        users.collect()
-    }
+    use crate::rollups::set::tests::some_users;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -119,7 +111,7 @@ mod tests {
             let cohorts = random.usize(1..9);
             // In a window there are up to three sets.
             let mut batches = || -> Vec<Vec<u32>> {
-                (0..random.usize(..4)).map(|_| users(&mut random)).collect()
+                (0..random.usize(..4)).map(|_| some_users(&mut random)).collect()
             };
             let before = batches();
             let windows: Vec<Vec<Vec<u32>>> = (1..2 * cohorts).map(|_| batches()).collect();

@@ -30,6 +30,15 @@ fn batch(random: &mut fastrand::Rng) -> Vec<u32> {
     users
 }
 
+/// Users in no order of up to three blocks: few, or so many that they lie as bits.
+pub(in crate::rollups) fn some_users(random: &mut fastrand::Rng) -> Vec<u32> {
+    let count = [0, 5, 500, 12_000][random.usize(..4)];
+    let width = [70, 1 << 14, 1 << 16][random.usize(..3)];
+    let blocks = random.u32(1..4);
+    let users = (0..count).map(|_| random.u32(..blocks) << 16 | random.u32(..width));
+    users.collect()
+}
+
 fn set_of(users: &[u32]) -> UserSet {
     let mut set = UserSet::default();
     set.insert(&mut users.to_vec());
