@@ -23,8 +23,10 @@ mod relay;
 mod server;
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
-use backing::{Backing, database, psql, rounds};
+use backing::{Backing, database, installed, psql, rounds};
 use fastrand::Rng;
 use load::{Load, complete, now, submit};
 use namespace::Namespace;
@@ -301,6 +303,43 @@ fn a_leader_that_is_cut_off_from_the_database_is_followed_by_another() {
 fn epoch(url: &str) -> u64 {
     let epoch = psql(url, "SELECT epoch FROM head").unwrap();
     epoch.parse().unwrap()
+}
+
+#[test]
+fn a_commit_that_stops_in_the_middle_of_a_command_holds_up_nobody() {
+    let (Some(url), Some(psql_program)) = (database(), installed("psql", "postgresql")) else {
+        return;
+    };
+    let nodes = Nodes::over(&[url.clone(), url.clone()]);
+    nodes.leader();
+    // It has the row that every commit waits for, and has begun a command that never ends.
+    let mut hanging = Command::new(psql_program)
+        .args(["-X", "-q", &url])
+        .env("PGAPPNAME", "tollgate")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = "BEGIN;\nUPDATE head SET epoch = epoch;\nCOPY letter FROM STDIN;\n";
+    let mut input = hanging.stdin.take().unwrap();
+    input.write_all(begun.as_bytes()).unwrap();
+    let there = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND query LIKE 'COPY letter%' AND wait_event = 'ClientRead'";
+    poll("it hangs", || {
+        (psql(&url, there).unwrap() == "1").then_some(())
+    });
+    for node in 0..2 {
+        poll("a submission is accepted", || {
+            let mut client = nodes.node(node).connect().ok()?;
+            let body = r#"{"ids": [1], "priority": "LOW"}"#;
+            let reply = client.post_json("/ingest", body).ok()?;
+            (reply.status == 200).then_some(())
+        });
+    }
+    assert_eq!(psql(&url, there).unwrap(), "0", "it was ended");
+    hanging.kill().unwrap();
+    hanging.wait().unwrap();
 }
 
 #[test]

@@ -23,6 +23,12 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How long a transaction that others wait for may be silent.
 const SILENT: Duration = Duration::from_secs(3);
 
+/// Ends those that are silent in the middle of a command: for these the database has no such setting.
+const END_HANGING: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'tollgate' AND datname = current_database() AND usename = current_user
+      AND state = 'active' AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL
+      AND xact_start < clock_timestamp() - INTERVAL '4 seconds'";
+
 /// How many reads go on at once; others wait for their turn.
 const READERS: usize = 16;
 
@@ -158,6 +164,13 @@ impl Server {
         });
         Ok(client)
     }
+}
+
+/// Ends the transactions that others wait for and whose node hangs, or is cut off, in the middle of a
+/// command.
+pub(super) async fn end_hanging(session: &Session) -> Result<(), StoreError> {
+    let ended = session.batch_execute(END_HANGING).await;
+    ended.map_err(|error| fault(&error))
 }
 
 /// What an error of the server or of the way to it means.

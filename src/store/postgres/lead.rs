@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::connect::{Server, Session, fault};
+use super::connect::{Server, Session, end_hanging, fault};
 use super::follow::Sight;
 use crate::store::Term;
 use crate::store::error::StoreError;
@@ -29,6 +29,9 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// How long a beat may take before the leader gives up by itself.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long its session waits for the locks of others.
+const LOCKED: Duration = Duration::from_secs(1);
 
 /// How often the others try.
 const TRY: Duration = Duration::from_millis(300);
@@ -60,8 +63,12 @@ impl Election {
     async fn lead_once(&self) -> Result<(), StoreError> {
         let session = self.server.connect().await?;
         let failed = |error: tokio_postgres::Error| fault(&error);
-        let silence = format!("SET idle_session_timeout = {}", SILENCE.as_millis());
-        session.batch_execute(&silence).await.map_err(failed)?;
+        let bounds = format!(
+            "SET idle_session_timeout = {}; SET lock_timeout = {}",
+            SILENCE.as_millis(),
+            LOCKED.as_millis()
+        );
+        session.batch_execute(&bounds).await.map_err(failed)?;
         loop {
             let asked = session.query_one_scalar("SELECT pg_try_advisory_lock($1)", &[&LOCK]);
             let asked = timeout(ANSWER, asked).await.map_err(|_| silent())?;
@@ -73,6 +80,7 @@ impl Election {
             }
             sleep(TRY).await;
         }
+        self.show(&session).await?;
         let epoch = self.begin(&session).await?;
         // All that the leaders before this one wrote: none of them can write any more.
         self.sight.now().await?;
@@ -84,9 +92,16 @@ impl Election {
                 () = self.give_up.notified() => return Ok(()),
                 () = self.term.closed() => return Ok(()),
             }
-            let beat = timeout(ANSWER, session.batch_execute("SELECT")).await;
-            beat.map_err(|_| silent())?.map_err(failed)?;
+            self.show(&session).await?;
         }
+    }
+
+    /// Shows that this node is there, and ends the transactions of those that are not: every commit
+    /// waits for them.
+    async fn show(&self, session: &Session) -> Result<(), StoreError> {
+        timeout(ANSWER, end_hanging(session))
+            .await
+            .map_err(|_| silent())?
     }
 
     /// Begins a term.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::super::connect::{Server, Session, fault};
+use super::super::connect::{Server, Session, end_hanging, fault};
 use super::super::follow::Sight;
 use super::Shared;
 use super::group::Group;
@@ -33,12 +33,6 @@ const ATTEMPTS: usize = 4;
 /// How long a writer waits for the locks of others, and how long the database waits for a writer that
 /// holds some: a node that hangs in the middle must not hold up the others.
 const SETTINGS: &str = "SET lock_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'";
-
-/// Ends the writers that hang between two rows: for those the database has no such setting.
-const END_HANGING: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE application_name = 'tollgate' AND datname = current_database() AND usename = current_user
-      AND state = 'active' AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL
-      AND xact_start < clock_timestamp() - INTERVAL '5 seconds'";
 
 /// A request that waits.
 pub(super) struct Append {
@@ -142,9 +136,7 @@ impl Writer {
             match self.try_write(open, &group, careful).await {
                 Err(Trouble::Again) => careful = true,
                 Err(Trouble::Held) => {
-                    let ended = self.server.connect().await?;
-                    let ended = ended.batch_execute(END_HANGING).await;
-                    ended.map_err(|error| fault(&error))?;
+                    end_hanging(&self.server.connect().await?).await?;
                     careful = true;
                 }
                 Err(Trouble::Failed(error)) => return Err(error),
