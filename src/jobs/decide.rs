@@ -65,7 +65,8 @@ pub(crate) fn due_ids(ingestion: &Ingestion, batch: BatchIndex) -> Vec<(u16, i64
 }
 
 /// Attempts have ended: each batch completes, fails for good, or waits to be tried again.
-/// Attempts that the registry knows nothing of are passed over.
+/// Attempts that the registry knows nothing of, and those at batches whose end is recorded already,
+/// are passed over.
 pub(crate) fn finish(
     registry: &Registry,
     policy: &RetryPolicy,
@@ -78,7 +79,8 @@ pub(crate) fn finish(
         let Some(ingestion) = registry.get(attempt.ingestion.id) else {
             continue;
         };
-        let Some(run) = ingestion.run(attempt.batch) else {
+        let run = ingestion.run(attempt.batch);
+        let Some(run) = run.filter(|run| !run.status.has_ended()) else {
             continue;
         };
         let run = ended_run(run, policy, attempt);
