@@ -8,7 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // A huge page is in memory as a whole, 2 MiB, once a byte of it is used: 12 MiB of an idle
+    // A huge page is in memory as a whole, 2 MiB, once a byte of it is used: 9 MiB of an idle
     // process, and a seventh of one with 20 million events, which takes in a tenth less for it. Where
     // the kernel knows of no such thing, nothing is lost.
     #[cfg(target_os = "linux")]
