@@ -21,6 +21,8 @@ mod namespace;
 mod relay;
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/stub.rs"]
+mod stub;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -297,6 +299,63 @@ fn a_leader_that_is_cut_off_from_the_database_is_followed_by_another() {
     ledger.assert_complete();
     ledger.assert_pace(INTERVAL_MICROS);
     ledger.assert_order();
+}
+
+/// Its attempt ends while it hears nothing. When it hears again, its successor has made another attempt
+/// and recorded the end of the batch: there is nothing left to record, and it can lead again.
+#[test]
+fn an_attempt_that_ends_while_its_leader_is_cut_off_is_passed_over() {
+    let Some(postgres) = Backing::postgres() else {
+        return;
+    };
+    // Each first attempt fails when it is told to; each second one succeeds.
+    let (tell, told) = std::sync::mpsc::channel();
+    let upstream = stub::Server::start(move |request, _| {
+        if request % 2 == 1 {
+            return Some((200, String::new()));
+        }
+        told.recv().ok().map(|()| (500, String::new()))
+    });
+    let url = postgres.new_database();
+    let direct = postgres.address().to_string();
+    let relays = [(); 2].map(|()| Relay::to(postgres.address()));
+    let homes = relays.each_ref().map(|relay| {
+        let (home, setup) = setup(&url.replace(&direct, &relay.address().to_string()));
+        let setup = setup
+            .with("TOLLGATE_QUEUES__DEFAULT__PROCESSOR", "http")
+            .with(
+                "TOLLGATE_QUEUES__DEFAULT__UPSTREAM",
+                upstream.url() + "/{id}",
+            );
+        (home, setup)
+    });
+    let mut nodes = Nodes::of(homes.into());
+    let ledger = ledger::shared();
+    for round in 0..usize::try_from(rounds(1)).unwrap() {
+        let first = nodes.leader();
+        let next = 1 - first;
+        let mut connection = nodes.node(first).connect().unwrap();
+        let id = submit(&mut connection, &ledger, vec![1], 0).unwrap();
+        poll("the upstream is asked", || {
+            (upstream.requests().len() > 2 * round).then_some(())
+        });
+        relays[first].cut(true);
+        tell.send(()).unwrap();
+        complete(nodes.node(next), &ledger);
+        let end = status(nodes.node(next), &id);
+        assert_eq!(end["batches"][0]["attempt"], 2, "{end}");
+        relays[first].cut(false);
+        poll("it sees what its successor did", || {
+            let reply = nodes.node(first).get(&format!("/status/{id}")).ok()?;
+            (reply.status == 200 && reply.json() == end).then_some(())
+        });
+        nodes.running[next].take().unwrap().kill();
+        assert_eq!(nodes.leader(), first);
+        nodes.restart(next);
+    }
+    let ledger = ledger.lock();
+    ledger.assert_complete();
+    ledger.assert_pace(INTERVAL_MICROS);
 }
 
 /// The number of the term: it grows with each node that becomes the leader.

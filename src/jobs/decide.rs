@@ -65,8 +65,9 @@ pub(crate) fn due_ids(ingestion: &Ingestion, batch: BatchIndex) -> Vec<(u16, i64
 }
 
 /// Attempts have ended: each batch completes, fails for good, or waits to be tried again.
-/// Attempts that the registry knows nothing of, and those at batches whose end is recorded already,
-/// are passed over.
+///
+/// Attempts at what the registry does not have, and at batches that have ended, are passed over: another
+/// node leads since they began, has made its own, and this one's term is over though it has not heard so.
 pub(crate) fn finish(
     registry: &Registry,
     policy: &RetryPolicy,
@@ -157,4 +158,90 @@ pub(crate) fn expire(registry: &Registry, queue: QueueId, now: Timestamp) -> Vec
         }
     }
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::id::{Arrival, IngestionId};
+    use crate::model::priority::Priority;
+    use crate::model::queue::QueueName;
+
+    const AT: Timestamp = Timestamp::EPOCH;
+
+    /// An ingestion of two batches, both started.
+    fn two_that_run() -> (Registry, IngestionRef) {
+        let mut registry = Registry::default();
+        let configured = Change::QueueConfigured {
+            queue: QueueId(0),
+            name: QueueName::former(),
+            last_slot: None,
+        };
+        registry.apply(configured).unwrap();
+        registry.go_live();
+        let ingestion = Ingestion {
+            id: IngestionId::new(Uuid::from_u128(1)),
+            arrival: Arrival(1),
+            created_at: AT,
+            ids: [1, 2].into(),
+            extras: None,
+            runs: None,
+            queue: QueueId(0),
+            batch_size: NonZeroU16::MIN,
+            priority: Priority::Low,
+        };
+        let key = ingestion.key();
+        let submitted = Change::Submitted {
+            ingestion,
+            idempotency: None,
+        };
+        registry.apply(submitted).unwrap();
+        for batch in [0, 1].map(BatchIndex) {
+            let started = Change::BatchMoved {
+                ingestion: key,
+                batch,
+                run: BatchRun::first(AT),
+            };
+            registry.apply(started).unwrap();
+        }
+        (registry, key)
+    }
+
+    fn finished(ingestion: IngestionRef, batch: u32) -> Finished {
+        Finished {
+            ingestion,
+            batch: BatchIndex(batch),
+            results: Vec::new(),
+            at: AT,
+            jitter: 0.0,
+        }
+    }
+
+    #[test]
+    fn the_last_end_ends_the_ingestion_and_a_second_end_of_a_batch_is_none() {
+        let (mut registry, key) = two_that_run();
+        let policy = RetryPolicy::default();
+        let first = finish(&registry, &policy, &[finished(key, 0)]);
+        assert_eq!(first.len(), 1);
+        for change in first {
+            registry.apply(change).unwrap();
+        }
+        // Of another leader's: this one has not heard that its term is over.
+        assert_eq!(finish(&registry, &policy, &[finished(key, 0)]), []);
+        let last = finish(&registry, &policy, &[finished(key, 0), finished(key, 1)]);
+        let ended = Change::IngestionEnded {
+            ingestion: key,
+            at: AT,
+        };
+        assert_eq!((last.len(), last.last()), (2, Some(&ended)));
+        let unknown = IngestionRef {
+            id: IngestionId::new(Uuid::from_u128(2)),
+            ..key
+        };
+        assert_eq!(finish(&registry, &policy, &[finished(unknown, 0)]), []);
+    }
 }

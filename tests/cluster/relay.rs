@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long a read waits before it looks whether the way is cut.
+/// How often it is looked whether the way is still cut.
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) struct Relay {
@@ -49,17 +49,17 @@ impl Relay {
 }
 
 fn pass(mut from: &TcpStream, mut to: &TcpStream, cut: &AtomicBool) {
-    from.set_read_timeout(Some(LOOK)).unwrap();
     let mut bytes = [0; 16 * 1024];
     loop {
-        if cut.load(Ordering::SeqCst) {
+        let read = from.read(&mut bytes);
+        // What has come as well waits.
+        while cut.load(Ordering::SeqCst) {
             // sleep: the pause between two looks.
             std::thread::sleep(LOOK);
-            continue;
         }
-        match from.read(&mut bytes) {
+        match read {
             Ok(length @ 1..) if to.write_all(&bytes[..length]).is_ok() => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // One of the two has hung up.
             _ => {
                 let _ = to.shutdown(std::net::Shutdown::Both);
