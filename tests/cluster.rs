@@ -358,6 +358,38 @@ fn an_attempt_that_ends_while_its_leader_is_cut_off_is_passed_over() {
     ledger.assert_pace(INTERVAL_MICROS);
 }
 
+/// The commit of a start takes so long that its work may not begin without another booking, and for
+/// that one there is no space at first.
+const SLOW_START_THEN_FULL: &str = "
+    CREATE SEQUENCE starts; CREATE SEQUENCE bookings;
+    CREATE FUNCTION slow_start() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('starts') = 1 THEN PERFORM pg_sleep(0.7); END IF;
+        RETURN new;
+    END $$;
+    CREATE FUNCTION refuse_booking() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('bookings') = 2 THEN RAISE 'no space' USING ERRCODE = 'disk_full'; END IF;
+        RETURN new;
+    END $$;
+    CREATE TRIGGER slow BEFORE INSERT ON run FOR EACH ROW EXECUTE FUNCTION slow_start();
+    CREATE TRIGGER refuse BEFORE UPDATE ON queue FOR EACH ROW EXECUTE FUNCTION refuse_booking();";
+
+#[test]
+fn work_that_was_held_up_begins_once_the_database_has_space_again() {
+    let Some(url) = database() else { return };
+    let nodes = Nodes::start(&url, 1);
+    nodes.leader();
+    psql(&url, SLOW_START_THEN_FULL).unwrap();
+    let ledger = ledger::shared();
+    let mut connection = nodes.node(0).connect().unwrap();
+    submit(&mut connection, &ledger, vec![1], 0).unwrap();
+    complete(nodes.node(0), &ledger);
+    let bookings = psql(&url, "SELECT last_value FROM bookings").unwrap();
+    assert_eq!(bookings, "3", "of the start, refused, of the work");
+    ledger.lock().assert_complete();
+}
+
 /// The number of the term: it grows with each node that becomes the leader.
 fn epoch(url: &str) -> u64 {
     let epoch = psql(url, "SELECT epoch FROM head").unwrap();

@@ -90,6 +90,11 @@ impl Refusals {
         )
     }
 
+    /// Whether this node can commit nothing more in its term.
+    fn are_for_good(&self) -> bool {
+        self.are_final() || self.end_the_term()
+    }
+
     /// A commit succeeded: whether the one before it did not.
     fn are_over(&self) -> bool {
         self.0.lock().take().is_some()
@@ -277,7 +282,7 @@ impl Runner {
         let recorded = async {
             // Bounded by the end of the process: a disk that is full takes it once it has space.
             while !self.commit(&changes).await {
-                if self.refusals.are_final() {
+                if self.refusals.are_for_good() {
                     return;
                 }
             }
@@ -302,15 +307,22 @@ impl Runner {
             if held_up.is_empty() {
                 return begun;
             }
-            let end = scheduler.book_again(self.clock.now());
-            let committed = self.commit(&[scheduler.slot_taken(end)]).await;
-            scheduler.booked(end, committed);
-            if !committed {
-                // The term is over: whoever schedules next starts them again.
-                return begun;
-            }
             starts = held_up;
+            while !self.book_again(scheduler).await {
+                if self.refusals.are_for_good() {
+                    // Whoever schedules next starts them again.
+                    return begun;
+                }
+            }
         }
+    }
+
+    /// Books more for work that was held up. Whether it was committed.
+    async fn book_again(&self, scheduler: &mut Scheduler) -> bool {
+        let end = scheduler.book_again(self.clock.now());
+        let committed = self.commit(&[scheduler.slot_taken(end)]).await;
+        scheduler.booked(end, committed);
+        committed
     }
 
     /// The same, without those that were held up for so long that more has to be booked first.
@@ -587,6 +599,12 @@ mod tests {
         ] {
             refusals.is_news(&error);
             assert_eq!(refusals.are_final(), over, "{error}");
+            assert_eq!(refusals.are_for_good(), over, "{error}");
+        }
+        for error in [StoreError::Deposed, StoreError::Away("gone".to_owned())] {
+            refusals.is_news(&error);
+            assert!(!refusals.are_final(), "another term may come: {error}");
+            assert!(refusals.are_for_good(), "{error}");
         }
     }
 }
