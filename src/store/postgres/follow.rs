@@ -175,9 +175,10 @@ impl<F: FnMut(Vec<Change>) + Send> Follower<F> {
     /// Applies what this node committed, and before it what others did.
     async fn take(&mut self, session: &mut Option<Session>, own: Own) {
         let first = own.head.change - count(own.changes.len());
+        let until = to_be_read(self.seen.change, first, own.head.change);
         let mut caught_up = Ok(());
-        while self.seen.change < first {
-            caught_up = self.try_read_up_to(session, first).await;
+        while self.seen.change < until {
+            caught_up = self.try_read_up_to(session, until).await;
             if caught_up.is_err() {
                 *session = None;
                 break;
@@ -308,9 +309,29 @@ impl<F: FnMut(Vec<Change>) + Send> Follower<F> {
     }
 }
 
+/// Up to which change a node that has seen up to `seen` reads before it applies its own, those behind
+/// `first` up to `last`: the ones of others before them, and all of its own where a read of the table
+/// has ended among them.
+fn to_be_read(seen: i64, first: i64, last: i64) -> i64 {
+    if seen > first { last } else { first }
+}
+
 /// A change that this node has not seen is no longer there.
 fn missing(number: i64) -> StoreError {
     StoreError::Failed(format!(
         "change {number} is gone from the database: this node was away for too long"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_changes_are_applied_at_once_or_read_to_their_end() {
+        let cases = [(3, 5), (5, 5), (6, 8), (7, 8), (8, 8), (9, 8)];
+        for (seen, until) in cases {
+            assert_eq!(to_be_read(seen, 5, 8), until, "seen up to {seen}");
+        }
+    }
 }
