@@ -18,6 +18,7 @@
 //! | `topic`, `letter` | the topics; the dead letters |
 
 mod append;
+mod claims;
 mod erase;
 pub(super) mod escape;
 pub(super) mod facts;
@@ -43,6 +44,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::append::{Append, Queue, WRITERS, Writer};
+use self::claims::Claims;
 use self::facts::FactRows;
 use self::parts::Parts;
 pub(in crate::store) use self::prepare::Prepared;
@@ -72,6 +74,7 @@ struct Shared {
     key: Key,
     user_key: UserKey,
     parts: Parts,
+    claims: Claims,
     rollups: Follower,
 }
 
@@ -113,6 +116,7 @@ impl EventState {
             key,
             user_key: key.of_users(),
             parts: Parts::default(),
+            claims: Claims::default(),
             rollups: rollups.map_err(failed)?,
         });
         let (sender, appends) = mpsc::channel(QUEUE);

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
 use super::super::connect::{Server, Session, end_hanging, fault};
 use super::super::follow::Sight;
 use super::Shared;
+use super::claims::{Claim, Contents};
 use super::group::Group;
 use super::prepare::Prepared;
 use super::write::{Statements, Trouble};
@@ -131,37 +132,49 @@ impl Writer {
         requests: &[Prepared],
     ) -> Result<Vec<Vec<Receipt>>, StoreError> {
         let group = Group::of(requests);
+        let mut claim = self.shared.claims.claim(&group.firsts);
         let mut careful = false;
-        for _ in 1..ATTEMPTS {
-            match self.try_write(open, &group, careful).await {
-                Err(Trouble::Again) => careful = true,
-                Err(Trouble::Held) => {
-                    end_hanging(&self.server.connect().await?).await?;
-                    careful = true;
+        for _ in 0..ATTEMPTS {
+            match self.try_write(open, &group, &mut claim, careful).await {
+                Ok((receipts, spent)) => {
+                    claim.committed(spent);
+                    return Ok(receipts);
                 }
                 Err(Trouble::Failed(error)) => return Err(error),
-                Ok(receipts) => return Ok(receipts),
+                Err(Trouble::Again) => {}
+                Err(Trouble::Held) => end_hanging(&self.server.connect().await?).await?,
+                Err(Trouble::Void) => {
+                    drop(claim);
+                    claim = self.shared.claims.claim(&group.firsts);
+                }
             }
+            careful = true;
         }
-        match self.try_write(open, &group, careful).await {
-            Err(Trouble::Again | Trouble::Held) => Err(StoreError::Busy),
-            Err(Trouble::Failed(error)) => Err(error),
-            Ok(receipts) => Ok(receipts),
-        }
+        Err(StoreError::Busy)
     }
 
+    /// The receipts of each request, and what was spent of the claim. `careful`: a transaction that was
+    /// begun before may still be there.
     async fn try_write(
         &self,
         open: &mut Option<Open>,
         group: &Group<'_>,
+        claim: &mut Claim<'_>,
         careful: bool,
-    ) -> Result<Vec<Vec<Receipt>>, Trouble> {
+    ) -> Result<(Vec<Vec<Receipt>>, Contents), Trouble> {
         let Open {
             session,
             statements,
         } = self.open(open).await?;
+        let earlier = if careful {
+            // Nobody waits for this one while it waits.
+            session.batch_execute("ROLLBACK").await?;
+            Some(claim.earlier().await?)
+        } else {
+            None
+        };
         self.shared.parts.ensure(session, &group.months()).await?;
-        let claimed = statements.claim(session, group, careful).await?;
+        let (claimed, spent) = statements.claim(session, group, claim, earlier).await?;
         let written = statements.finish(session, group, &claimed).await?;
         if written.head.topics > 0 {
             let topics = self.sight.topics();
@@ -176,7 +189,7 @@ impl Writer {
             });
         }
         self.sight.committed(written.head);
-        Ok(claimed.receipts)
+        Ok((claimed.receipts, spent))
     }
 
     async fn open<'o>(&self, open: &'o mut Option<Open>) -> Result<&'o Open, StoreError> {

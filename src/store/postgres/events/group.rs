@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hashbrown::HashMap;
-
+use super::claims::Contents;
 use super::parts::Month;
 use super::prepare::Prepared;
 use crate::model::event::Receipt;
@@ -76,7 +75,7 @@ impl<'r> Group<'r> {
     }
 
     /// `spent` has the content of the first event of every identity that is not new.
-    pub(super) fn claimed(&self, spent: &HashMap<Identity, u32>) -> Claimed {
+    pub(super) fn claimed(&self, spent: &Contents) -> Claimed {
         let requests = self.requests.iter();
         let mut claimed = Claimed {
             receipts: requests

@@ -1,8 +1,10 @@
 //! One transaction of events.
 //!
-//! 1. Claim the identities, with no lock that all share: look which are spent, and copy in the others.
-//!    Where another transaction claims one of them at the same time, it is waited for, and if it
-//!    commits, the claim is made again in the careful way (`ON CONFLICT`), which costs twice as much.
+//! 1. Claim the identities, with no lock that all share: look which are spent, and copy in the others
+//!    but for those that an earlier transaction of this node is about to spend (see
+//!    [`claims`](super::claims)). Where one of another node claims some of them at the same time, it is
+//!    waited for, and if it commits, the claim is made again in the careful way (`ON CONFLICT`), which
+//!    costs twice as much.
 //! 2. Take the row of `event_head`: from here to the commit the transactions of all nodes go one after
 //!    the other, so arrivals have no gaps and their order is that of the commits. Everything that can
 //!    be made before it is, and the commit is sent behind the rows without waiting for them.
@@ -10,7 +12,6 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::{join, join3};
 use futures_util::{SinkExt, pin_mut};
-use hashbrown::HashMap;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row, Statement};
@@ -19,6 +20,7 @@ use uuid::Uuid;
 use super::super::connect::fault;
 use super::super::follow::EventHead;
 use super::super::time::{At, Y2K};
+use super::claims::{Claim, Contents};
 use super::escape::escape;
 use super::group::{Claimed, Group};
 use super::prepare::{ARRIVAL, COPY};
@@ -36,9 +38,12 @@ pub(in crate::store::postgres) const TRAILER: &[u8] = b"\xff\xff";
 const MAX_LETTERS: i64 = 100_000;
 
 /// Why a transaction was not made.
+#[derive(Debug)]
 pub(super) enum Trouble {
     /// It met another one, and did nothing.
     Again,
+    /// One that it relied on was not committed: it did nothing.
+    Void,
     /// Another one held what it needs for too long.
     Held,
     Failed(StoreError),
@@ -116,43 +121,56 @@ impl Statements {
         })
     }
 
-    /// Begins a transaction in which all of the group's identities are spent.
+    /// Begins a transaction in which all of the group's identities are spent. `earlier`: what is spent
+    /// by transactions of this node that were before it, if they were waited for. Beside what came of
+    /// it, what was spent of this transaction's own claim.
     pub(super) async fn claim(
         &self,
         client: &Client,
         group: &Group<'_>,
-        careful: bool,
-    ) -> Result<Claimed, Trouble> {
-        let hashes: Vec<Uuid> = group
-            .firsts
-            .iter()
-            .map(|it| Uuid::from_u128(it.0))
-            .collect();
-        // A transaction that another one was met in is still there.
-        let opening = if careful { "ROLLBACK; BEGIN" } else { "BEGIN" };
+        claim: &mut Claim<'_>,
+        earlier: Option<Contents>,
+    ) -> Result<(Claimed, Contents), Trouble> {
+        let hashes: Vec<Uuid> = hashes_of(claim.own());
         let parameters: [&(dyn postgres_types::ToSql + Sync); 1] = [&hashes];
         let (begun, found) = join(
-            client.batch_execute(opening),
+            client.batch_execute("BEGIN"),
             client.query(&self.look, &parameters),
         )
         .await;
         begun?;
         let mut spent = contents(&found?)?;
-        let new: Vec<(Identity, First)> = group
-            .firsts
-            .iter()
+        let own = claim.own().iter();
+        let new: Vec<(Identity, First)> = own
             .filter(|it| !spent.contains_key(&it.0))
             .copied()
             .collect();
+        let mut known = if let Some(earlier) = earlier {
+            self.insert(client, &new, &mut spent).await?;
+            earlier
+        } else {
+            if !new.is_empty() {
+                self.copy_in(client, &self.copy_identities, identities(&new))
+                    .await?;
+            }
+            claim.earlier_soon().await?
+        };
+        known.extend(&spent);
+        Ok((group.claimed(&known), spent))
+    }
+
+    /// Spends identities in the careful way: those that another node has spent meanwhile are added to
+    /// `spent`.
+    async fn insert(
+        &self,
+        client: &Client,
+        new: &[(Identity, First)],
+        spent: &mut Contents,
+    ) -> Result<(), Trouble> {
         if new.is_empty() {
-            return Ok(group.claimed(&spent));
+            return Ok(());
         }
-        if !careful {
-            self.copy_in(client, &self.copy_identities, identities(&new))
-                .await?;
-            return Ok(group.claimed(&spent));
-        }
-        let hashes: Vec<Uuid> = new.iter().map(|it| Uuid::from_u128(it.0)).collect();
+        let hashes = hashes_of(new);
         let at = |micros| At(Timestamp::from_micros(micros));
         let times: Vec<At> = new.iter().map(|it| at(it.1.time)).collect();
         let content: Vec<i32> = new.iter().map(|it| it.1.content.cast_signed()).collect();
@@ -173,7 +191,7 @@ impl Statements {
             }
             spent.extend(contents(&theirs)?);
         }
-        Ok(group.claimed(&spent))
+        Ok(())
     }
 
     /// Writes what is new, and commits.
@@ -256,7 +274,7 @@ impl Statements {
 }
 
 /// Hashes and contents.
-fn contents(rows: &[Row]) -> Result<HashMap<Identity, u32>, tokio_postgres::Error> {
+fn contents(rows: &[Row]) -> Result<Contents, tokio_postgres::Error> {
     let one = |row: &Row| {
         let hash: Uuid = row.try_get(0)?;
         Ok((hash.as_u128(), row.try_get::<_, i32>(1)?.cast_unsigned()))
@@ -275,6 +293,10 @@ fn head_of(row: &Row) -> Result<(EventHead, i64), tokio_postgres::Error> {
         topics: number(4)?,
     };
     Ok((head, row.try_get(5)?))
+}
+
+fn hashes_of(firsts: &[(Identity, First)]) -> Vec<Uuid> {
+    firsts.iter().map(|it| Uuid::from_u128(it.0)).collect()
 }
 
 /// Identities as `COPY` takes them.
