@@ -21,6 +21,7 @@ mod outlook;
 mod pace;
 mod position;
 pub mod processor;
+mod refusals;
 mod registry;
 pub mod results;
 pub mod retry;
@@ -47,6 +48,7 @@ use tokio::task::JoinHandle;
 use self::callback::Callbacks;
 use self::live::{Live, QueueHandle};
 use self::processor::Processor;
+use self::refusals::Refusals;
 use self::runner::Runner;
 use self::submit::AcceptLog;
 use self::thread::SchedulerThread;
@@ -209,7 +211,7 @@ impl Jobs {
                 term: Term::NONE,
                 workers: Handle::current(),
                 stopping: inner.stopping.subscribe(),
-                refusals: runner::Refusals::default(),
+                refusals: Refusals::default(),
             };
             tasks.push(thread.spawn(runner.run()));
         }

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -20,6 +19,7 @@ use super::decide::Finished;
 use super::live::{Live, QueueHandle};
 use super::pace::Slot;
 use super::processor::Processor;
+use super::refusals::Refusals;
 use super::scheduler::{Outcome, Scheduler, Start};
 use crate::clock::Clock;
 use crate::events::Events;
@@ -61,44 +61,6 @@ pub(crate) struct Runner {
     /// True once no more batches shall start.
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) refusals: Refusals,
-}
-
-/// The store's refusals as the log tells them: each kind once until a commit succeeds, not once a
-/// second for as long as the disk is full.
-#[derive(Debug, Default)]
-pub(crate) struct Refusals(Mutex<Option<StoreError>>);
-
-impl Refusals {
-    /// Whether the log has to say so.
-    fn is_news(&self, error: &StoreError) -> bool {
-        self.0.lock().replace(error.clone()).as_ref() != Some(error)
-    }
-
-    /// Whether no later commit can succeed either.
-    fn are_final(&self) -> bool {
-        matches!(
-            *self.0.lock(),
-            Some(StoreError::Closed | StoreError::Failed(_))
-        )
-    }
-
-    /// Whether this node schedules no more: another one does, or what it has written can't be told.
-    fn end_the_term(&self) -> bool {
-        matches!(
-            *self.0.lock(),
-            Some(StoreError::Deposed | StoreError::Away(_))
-        )
-    }
-
-    /// Whether this node can commit nothing more in its term.
-    fn are_for_good(&self) -> bool {
-        self.are_final() || self.end_the_term()
-    }
-
-    /// A commit succeeded: whether the one before it did not.
-    fn are_over(&self) -> bool {
-        self.0.lock().take().is_some()
-    }
 }
 
 /// What the task of a queue waits for beside the time.
@@ -568,43 +530,5 @@ async fn sleep_until(clock: &Clock, mono: Option<Duration>) {
     match mono {
         Some(mono) => clock.sleep_until(mono).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_disk_that_stays_full_is_told_once() {
-        let refusals = Refusals::default();
-        assert!(!refusals.are_over());
-        let told = (0..100).filter(|_| refusals.is_news(&StoreError::Full));
-        assert_eq!(told.count(), 1);
-        assert!(refusals.is_news(&StoreError::Failed("sync".to_owned())));
-        assert!(refusals.are_over());
-        assert!(!refusals.are_over());
-        assert!(refusals.is_news(&StoreError::Full));
-    }
-
-    #[test]
-    fn only_a_store_that_is_over_ends_the_retries() {
-        let refusals = Refusals::default();
-        assert!(!refusals.are_final());
-        for (error, over) in [
-            (StoreError::Full, false),
-            (StoreError::Busy, false),
-            (StoreError::Failed("sync".to_owned()), true),
-            (StoreError::Closed, true),
-        ] {
-            refusals.is_news(&error);
-            assert_eq!(refusals.are_final(), over, "{error}");
-            assert_eq!(refusals.are_for_good(), over, "{error}");
-        }
-        for error in [StoreError::Deposed, StoreError::Away("gone".to_owned())] {
-            refusals.is_news(&error);
-            assert!(!refusals.are_final(), "another term may come: {error}");
-            assert!(refusals.are_for_good(), "{error}");
-        }
     }
 }
