@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -29,6 +30,17 @@ import cluster as parts  # noqa: E402
 BATCH, CONNECTIONS = 5000, 4
 TYPES = "pageview add_item checkout purchase register wishlist download feedback".split()
 TICK = os.sysconf("SC_CLK_TCK")
+
+# Processor time of user and system, the time that passed, and the statement.
+STATISTICS = re.compile(
+    r"LOG:  (?:EXECUTE MESSAGE|QUERY) STATISTICS\n.*\n"
+    r"\t!\t([\d.]+) s user, ([\d.]+) s system, ([\d.]+) s elapsed\n"
+    r"(?:\t.*\n)+.*STATEMENT:  (.*)"
+)
+
+# The statements of a transaction; the second group while it holds the lock that orders commits.
+BEFORE_LOCK = ("SELECT hash, content", "COPY identity")
+UNDER_LOCK = ("UPDATE event_head", "COPY event (", "INSERT INTO fact", "COMMIT; NOTIFY")
 
 
 def seconds(pid: int) -> float:
@@ -182,6 +194,36 @@ def direct(bench: Bench, bodies: list[bytes]) -> None:
     print(f"{total / covered:.1f} are on disk")
 
 
+def statements(bench: Bench, bodies: list[bytes]) -> None:
+    """What each statement takes. The lock that orders commits is held from the second one on."""
+    warm = len(bodies) // 4
+    send(bench.nodes[0], bodies[:warm])
+    wait_until(warm * BATCH, bench.nodes)
+    new_before = get(bench.nodes[0], "/stats")["unique_processed"]
+    psql(bench.store, "ALTER SYSTEM SET log_statement_stats = on")
+    psql(bench.store, "SELECT pg_reload_conf()")
+    wait_for_setting(bench.store)
+    send(bench.nodes[0], bodies[warm:])
+    wait_until(len(bodies) * BATCH, bench.nodes)
+    new = get(bench.nodes[0], "/stats")["unique_processed"] - new_before
+    log = (bench.cluster.home / "postgres" / "log").read_text(encoding="utf-8", errors="replace")
+    used = dict.fromkeys([*BEFORE_LOCK, *UNDER_LOCK], (0, 0.0, 0.0))
+    for user, system, elapsed, statement in STATISTICS.findall(log):
+        name = next((name for name in used if statement.startswith(name)), None)
+        if name:
+            count, took, lasted = used[name]
+            used[name] = (count + 1, took + float(user) + float(system), lasted + float(elapsed))
+    for name, (count, took, lasted) in used.items():
+        print(f"{name}: {took * 1e6 / new:.2f} us a new event; {lasted * 1e3 / count:.1f} ms each of {count}, waits included")
+    locked = sum(used[name][1] for name in UNDER_LOCK)
+    print(f"under the lock that orders commits: {locked * 1e6 / new:.2f} us a new event")
+
+
+def wait_for_setting(store: str) -> None:
+    while psql(store, "SHOW log_statement_stats") != ["on"]:
+        time.sleep(0.05)
+
+
 def published(bench: Bench, bodies: list[bytes]) -> None:
     before = bench.used()
     send(bench.nodes[0], bodies)
@@ -210,16 +252,12 @@ def main() -> int:
     options = parser.parse_args()
     binary, bodies = str(Path(options.binary).resolve()), requests(options.events)
     print(f"an event has {sum(map(len, bodies)) / len(bodies) / BATCH:.0f} bytes as JSON")
-    for bus in (False, True):
+    for bus, measure in ((False, direct), (False, statements), (True, published)):
         with tempfile.TemporaryDirectory(prefix="tollgate-cost-") as folder:
             os.chmod(folder, 0o755)
             cluster = parts.Cluster(Path(folder))
             try:
-                bench = Bench(cluster, binary, bus)
-                if bus:
-                    published(bench, bodies)
-                else:
-                    direct(bench, bodies)
+                measure(Bench(cluster, binary, bus), bodies)
             finally:
                 cluster.stop()
     return 0
