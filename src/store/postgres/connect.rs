@@ -150,7 +150,7 @@ impl Server {
         T::Stream: Send + 'static,
     {
         let connected = timeout(CONNECT, self.config.connect(tls)).await;
-        let connected = connected.map_err(|_| StoreError::Away("it does not answer".to_owned()))?;
+        let connected = connected.map_err(|_| silent())?;
         let (client, mut connection) = connected.map_err(|error| fault(&error))?;
         tokio::spawn(async move {
             while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
@@ -187,6 +187,11 @@ pub(super) fn fault(error: &tokio_postgres::Error) -> StoreError {
         }
         _ => StoreError::Away(refusal.message().to_owned()),
     }
+}
+
+/// It did not answer in time.
+pub(super) fn silent() -> StoreError {
+    StoreError::Away("it does not answer".to_owned())
 }
 
 /// With what caused it.

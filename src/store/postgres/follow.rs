@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::change::{Told, decode};
-use super::connect::{Server, Session, fault};
+use super::connect::{Server, Session, fault, silent};
 use super::events::topics::Topics;
 use super::load;
 use super::rows::{Head, count};
@@ -91,7 +91,7 @@ impl Sight {
         match waited {
             Ok(Ok(seen)) => seen.1.clone(),
             Ok(Err(_)) => Err(StoreError::Closed),
-            Err(_) => Err(StoreError::Away("it does not answer".to_owned())),
+            Err(_) => Err(silent()),
         }
     }
 
@@ -178,7 +178,8 @@ impl<F: FnMut(Vec<Change>) + Send> Follower<F> {
         let until = to_be_read(self.seen.change, first, own.head.change);
         let mut caught_up = Ok(());
         while self.seen.change < until {
-            caught_up = self.try_read_up_to(session, until).await;
+            let read = timeout(PATIENCE, self.try_read_up_to(session, until)).await;
+            caught_up = read.unwrap_or_else(|_| Err(silent()));
             if caught_up.is_err() {
                 *session = None;
                 break;
@@ -198,7 +199,7 @@ impl<F: FnMut(Vec<Change>) + Send> Follower<F> {
     async fn look(&mut self, session: &mut Option<Session>) {
         let asked = self.sight.asked.load(Ordering::Acquire);
         let looked = timeout(PATIENCE, self.try_look(session)).await;
-        let looked = looked.unwrap_or(Err(StoreError::Away("it does not answer".to_owned())));
+        let looked = looked.unwrap_or_else(|_| Err(silent()));
         if looked.is_err() {
             *session = None;
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::connect::{Server, Session, end_hanging, fault};
+use super::connect::{Server, Session, end_hanging, fault, silent};
 use super::follow::Sight;
 use crate::store::Term;
 use crate::store::error::StoreError;
@@ -111,8 +111,4 @@ impl Election {
         let begun = timeout(ANSWER, begun).await.map_err(|_| silent())?;
         begun.map_err(|error| fault(&error))
     }
-}
-
-fn silent() -> StoreError {
-    StoreError::Away("it does not answer".to_owned())
 }

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 
-use super::super::connect::{Session, fault};
+use super::super::connect::{Session, fault, silent};
 use super::replica::Origin;
 use crate::model::event::Sequence;
 use crate::rollups::Facts;
@@ -83,7 +83,7 @@ async fn read_all(
     loop {
         let chunk = chunk_after(open, covered, |facts, last| counting.fold(facts, last));
         let chunk = timeout(PATIENCE, chunk).await;
-        let chunk = chunk.unwrap_or(Err(StoreError::Away("it does not answer".to_owned())));
+        let chunk = chunk.unwrap_or_else(|_| Err(silent()));
         match chunk.map_err(|error| origin.named(error))? {
             Some(last) => covered = last,
             None => return Ok(covered),
