@@ -22,6 +22,7 @@ pub use self::embedded::events::NewLetter;
 use self::postgres::Postgres;
 #[cfg(feature = "cluster")]
 use crate::clock::Clock;
+use crate::model::bus::MessageName;
 use crate::model::change::Change;
 use crate::model::event::{
     DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Scan, ScanQuery,
@@ -104,7 +105,7 @@ pub struct Prepared(Ready);
 enum Ready {
     Embedded(embedded::events::Prepared),
     #[cfg(feature = "cluster")]
-    Postgres(postgres::Prepared),
+    Postgres(Box<postgres::Prepared>),
 }
 
 /// What was acknowledged. Cheap to clone.
@@ -270,26 +271,62 @@ impl Store {
         events: &[Event<'_>],
         letters: Vec<NewLetter>,
     ) -> Result<Prepared, StoreError> {
+        self.prepare_messages(events, letters, Vec::new())
+    }
+
+    /// The same for what messages of the bus brought. Their names are committed with it, so that it is
+    /// committed once, however often and wherever they are delivered.
+    pub fn prepare_messages(
+        &self,
+        events: &[Event<'_>],
+        letters: Vec<NewLetter>,
+        mut names: Vec<MessageName>,
+    ) -> Result<Prepared, StoreError> {
+        names.sort_unstable();
+        names.dedup();
         let ready = match &self.0 {
-            Arm::Embedded(it) => Ready::Embedded(it.prepare(events, letters)?),
+            Arm::Embedded(it) => Ready::Embedded(it.prepare(events, letters, names)?),
             #[cfg(feature = "cluster")]
-            Arm::Postgres(it) => Ready::Postgres(it.prepare(events, letters)?),
+            Arm::Postgres(it) => Ready::Postgres(Box::new(it.prepare(events, letters, names)?)),
         };
         Ok(Prepared(ready))
     }
 
     /// Writes them in one transaction with whatever else waits, and syncs once. Returns what became
     /// of each, in the order in which they were prepared.
+    ///
+    /// Refused as [`StoreError::MessageTaken`] if one of the messages that they are of was committed
+    /// before: [`Store::known_messages`] says which, and the others can be committed without it. Refused
+    /// as [`StoreError::Again`] if what messages brought has to be prepared anew.
     pub async fn append(&self, prepared: Prepared) -> Result<Vec<Receipt>, StoreError> {
         match (&self.0, prepared.0) {
             (Arm::Embedded(it), Ready::Embedded(prepared)) => it.append(prepared).await,
             #[cfg(feature = "cluster")]
-            (Arm::Postgres(it), Ready::Postgres(prepared)) => it.append(prepared).await,
+            (Arm::Postgres(it), Ready::Postgres(prepared)) => it.append(*prepared).await,
             #[cfg(feature = "cluster")]
             _ => Err(StoreError::Failed(
                 "events that another store made ready can't be written".to_owned(),
             )),
         }
+    }
+
+    /// Those of `names` that were committed, in order.
+    pub async fn known_messages(
+        &self,
+        names: Vec<MessageName>,
+    ) -> Result<Vec<MessageName>, StoreError> {
+        let mut known = delegate!(self, it => it.known_messages(names).await)?;
+        known.sort_unstable();
+        Ok(known)
+    }
+
+    /// Forgets which messages up to this place of the stream were committed, but for some of the last
+    /// ones: they must not be delivered any more. Takes a bounded number of commits at a time, and
+    /// returns how many; call again until it returns 0.
+    pub async fn forget_messages(&self, up_to: u64) -> Result<u64, StoreError> {
+        // The place itself may be the first of its stretch.
+        let stretch = MessageName::stretch_of(up_to);
+        delegate!(self, it => it.forget_messages(stretch).await)
     }
 
     /// A page of events in order of (time, arrival).

@@ -4,6 +4,8 @@
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "store_conformance/messages.rs"]
+mod messages;
 #[path = "support/store_model.rs"]
 mod store_model;
 

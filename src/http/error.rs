@@ -244,7 +244,7 @@ impl From<StoreError> for Problem {
                     "What was asked for can't be read from the store; the operator's log says why.",
                 );
             }
-            StoreError::Busy => Duration::from_secs(1),
+            StoreError::Busy | StoreError::Again => Duration::from_secs(1),
             StoreError::Behind => {
                 return Self::new(
                     Code::Unavailable,
@@ -255,7 +255,8 @@ impl From<StoreError> for Problem {
             StoreError::Closed
             | StoreError::Away(_)
             | StoreError::Deposed
-            | StoreError::KeyTaken => Duration::from_secs(5),
+            | StoreError::KeyTaken
+            | StoreError::MessageTaken => Duration::from_secs(5),
             StoreError::Full => Duration::from_secs(10),
             StoreError::Failed(_) => Duration::from_mins(1),
         };

@@ -48,3 +48,30 @@ pub struct BusState {
     /// How many messages are not committed yet, as far as is known.
     pub lag: u64,
 }
+
+/// Which message of the bus: its place in the stream, and when it got there, for a stream may be made anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MessageName {
+    /// Its place, counted from 1.
+    pub place: u64,
+    /// When it got there, in nanoseconds since 1970.
+    pub published: i64,
+}
+
+impl MessageName {
+    /// How many places a stretch of the stream has. The schema of PostgreSQL says the same.
+    const STRETCH: u64 = 256;
+
+    /// The stretch of the stream that it is in: names are kept by it, so that few are looked at to find
+    /// one, however far apart the messages of a commit are.
+    #[must_use]
+    pub const fn stretch(self) -> u64 {
+        Self::stretch_of(self.place)
+    }
+
+    /// The stretch with this place.
+    #[must_use]
+    pub const fn stretch_of(place: u64) -> u64 {
+        place / Self::STRETCH
+    }
+}

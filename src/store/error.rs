@@ -27,6 +27,13 @@ pub enum StoreError {
     /// An answer is kept under the `Idempotency-Key`: another node was first.
     #[error("the Idempotency-Key has an answer")]
     KeyTaken,
+    /// A message of the bus was committed before; nothing was written.
+    #[error("a message was committed before")]
+    MessageTaken,
+    /// Other requests held some of the identities; they have ended. Nothing was written: it is to be
+    /// prepared anew.
+    #[error("other requests held some of the events")]
+    Again,
     /// The process is shutting down.
     #[error("the service is shutting down")]
     Closed,

@@ -29,6 +29,9 @@ use crate::rollups::{Facts, Notes, TenantComparison};
 /// The most bytes of events in a chunk, about.
 const BYTES: usize = 8 << 20;
 
+/// The rows of names of messages in a chunk: each has up to some hundred names.
+const MESSAGE_ROWS: usize = 128;
+
 /// How far a migration is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Moved {
@@ -89,7 +92,7 @@ pub(in crate::store) struct Origin {
 pub(in crate::store) struct Mark {
     /// Which of the steps.
     pub(in crate::store) step: i16,
-    /// The last row of it: an arrival, a number of answers or of a letter.
+    /// The last row of it: an arrival, a number of answers, of a letter or of a row of messages.
     pub(in crate::store) place: u64,
     /// The last arrival of the last block.
     pub(in crate::store) block: u64,
@@ -114,7 +117,7 @@ const ENDED: i16 = 1;
 const ANSWERS: i16 = 2;
 const EVENTS: i16 = 3;
 const LETTERS: i16 = 4;
-const ALL: i16 = 5;
+const MESSAGES: i16 = 5;
 
 /// Moves what is left to be moved, compares all of it, and if it is the same lets nodes start. Calls
 /// `each` now and then. Reads the directory on its caller's thread.
@@ -200,12 +203,13 @@ impl<E: FnMut(Moved)> Mover<E> {
     }
 
     async fn run(&mut self) -> Result<(), OpenError> {
-        while self.mark.step < ALL {
+        while self.mark.step <= MESSAGES {
             match self.mark.step {
                 LIVE | ENDED => self.ingestions().await?,
                 ANSWERS => self.answers().await?,
                 EVENTS => self.events().await?,
-                _ => self.letters().await?,
+                LETTERS => self.letters().await?,
+                _ => self.messages().await?,
             }
             self.mark.step += 1;
             self.mark.place = 0;
@@ -251,6 +255,17 @@ impl<E: FnMut(Moved)> Mover<E> {
             self.mark.place = last.id;
             self.target.letters(&chunk, self.mark).await?;
             self.show(chunk.len());
+        }
+    }
+
+    async fn messages(&mut self) -> Result<(), OpenError> {
+        loop {
+            let found = self.source.messages_after(self.mark.place, MESSAGE_ROWS)?;
+            let Some((last, names)) = found else {
+                return Ok(());
+            };
+            self.mark.place = last;
+            self.target.messages(&names, self.mark).await?;
         }
     }
 
@@ -483,6 +498,13 @@ fn read(
             sums.letter(it);
         }
         show(chunk.len());
+    }
+    let mut row = 0;
+    while let Some((last, names)) = source.messages_after(row, MESSAGE_ROWS)? {
+        row = last;
+        for name in names {
+            sums.message(name);
+        }
     }
     if let Some(key) = source.key() {
         read_events(source, key, &mut sums, show)?;

@@ -129,7 +129,9 @@ async fn of_what_the_version_before_erased_the_facts_are_compared() {
         &url,
         "ALTER TABLE erased DROP COLUMN sequence, DROP COLUMN identity;
          DROP TRIGGER kept ON erased;
-         DELETE FROM tollgate_version WHERE version = 3",
+         DROP TABLE message;
+         DROP FUNCTION known_messages, take_messages;
+         DELETE FROM tollgate_version WHERE version >= 3",
     )
     .unwrap();
     let newer = node(&url).await;

@@ -17,14 +17,15 @@
 //!                                                                         request held: again
 //! ```
 //!
-//! An identity that another request holds is neither new nor a duplicate until that one has ended:
-//! [`Embedded::append`] commits what is its own first, waits, and prepares the rest anew. Committing
-//! first is what keeps two requests that hold what the other wants from waiting for ever.
+//! An identity that another request holds is neither new nor a duplicate until that one has ended, see
+//! `append`.
 
+mod append;
 pub(super) mod block;
 pub(super) mod codec;
 pub(super) mod count;
 pub(super) mod letters;
+pub(super) mod messages;
 mod pack;
 pub(super) mod page;
 mod replace;
@@ -54,6 +55,7 @@ use super::meta::{Meta, Table};
 use super::rollups::Blocks;
 use super::schema::{DATABASE, name_of};
 use super::seen::{Claim, Entry, Reservation, Seen, SeenSettings, TicketId};
+use crate::model::bus::MessageName;
 use crate::model::event::{
     DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Sequence,
     StoredEvent,
@@ -74,9 +76,6 @@ const DISTRUSTED: &str = "seen-damaged";
 /// With fewer new events than this a request gets no blocks of its own.
 const OWN_BLOCKS: usize = 64;
 
-/// How often a request waits for others that hold identities it wants, before it is refused.
-const ROUNDS: usize = 8;
-
 /// How many identities are handed to the index at once when it is built anew.
 const CHUNK: usize = 4096;
 
@@ -91,9 +90,17 @@ pub struct NewLetter {
     pub body: String,
 }
 
+/// What can be done with events.
+#[derive(Debug)]
+pub(in crate::store) enum Prepared {
+    Ready(Box<Ready>),
+    /// Nothing yet: these hold identities of what messages brought, all of which is one commit.
+    Waiting(Vec<TicketId>),
+}
+
 /// Events that are ready to be written.
 #[derive(Debug)]
-pub(in crate::store) struct Prepared {
+pub(in crate::store) struct Ready {
     append: Append,
     /// What became of each; `None` for those in `held`.
     receipts: Vec<Option<Receipt>>,
@@ -218,6 +225,7 @@ pub(super) fn check(db: &Connection, meta: &Meta) -> Result<(), Fault> {
     write::load_topics(db, meta)?;
     block::check(db, meta)?;
     spent::span::check(db, meta)?;
+    messages::check(db, meta)?;
     letters::check(db, meta)
 }
 
@@ -271,11 +279,29 @@ impl Embedded {
         &self,
         events: &[Event<'_>],
         letters: Vec<NewLetter>,
+        names: Vec<MessageName>,
     ) -> Result<Prepared, StoreError> {
-        let state = &self.events;
-        let wanted: Vec<Entry> = events.iter().map(|event| state.key.of(event)).collect();
-        let reserved = state.seen.reserve(&wanted);
-        let Reservation { claims, ticket } = reserved.map_err(|error| self.index_failed(&error))?;
+        let wanted: Vec<Entry> = events.iter().map(|it| self.events.key.of(it)).collect();
+        let reserved = self.events.seen.reserve(&wanted);
+        let reserved = reserved.map_err(|error| self.index_failed(&error))?;
+        if !names.is_empty() {
+            let holders = reserved.claims.iter().filter_map(|claim| match claim {
+                Claim::Pending(by) => Some(*by),
+                _ => None,
+            });
+            let holders: Vec<TicketId> = holders.collect();
+            if !holders.is_empty() {
+                return Ok(Prepared::Waiting(holders));
+            }
+        }
+        let mut ready = self.ready(events, &wanted, reserved);
+        ready.append.letters = letters;
+        ready.append.names = names;
+        Ok(Prepared::Ready(Box::new(ready)))
+    }
+
+    fn ready(&self, events: &[Event<'_>], wanted: &[Entry], reserved: Reservation) -> Ready {
+        let Reservation { claims, ticket } = reserved;
         let mut append = Append {
             content: Content::Few(Vec::new()),
             new: 0,
@@ -284,15 +310,16 @@ impl Embedded {
             duplicates: 0,
             conflicting: 0,
             topics: Vec::new(),
-            letters,
+            letters: Vec::new(),
+            names: Vec::new(),
         };
         let mut receipts = Vec::with_capacity(events.len());
         let mut held = Vec::new();
         let mut new: Vec<&Event<'_>> = Vec::with_capacity(events.len());
         for (place, ((event, (_, first)), claim)) in
-            events.iter().zip(&wanted).zip(&claims).enumerate()
+            events.iter().zip(wanted).zip(&claims).enumerate()
         {
-            let receipt = match first_of(*claim, &wanted, &claims) {
+            let receipt = match first_of(*claim, wanted, &claims) {
                 Known::New => {
                     new.push(event);
                     Some(Receipt::Accepted)
@@ -312,7 +339,7 @@ impl Embedded {
             receipts.push(receipt);
         }
         append.new = new.len() as u64;
-        append.facts = Facts::of(state.user_key, new.iter().copied());
+        append.facts = Facts::of(self.events.user_key, new.iter().copied());
         append.topics = self.new_topics(&new);
         append.content = if new.len() < OWN_BLOCKS {
             let own = |event: &Event<'_>| event.clone().into_owned();
@@ -320,11 +347,11 @@ impl Embedded {
         } else {
             Content::Blocks(block::build((1..).zip(new), 0))
         };
-        Ok(Prepared {
+        Ready {
             append,
             receipts,
             held,
-        })
+        }
     }
 
     /// The topics of `events` that are not listed yet.
@@ -344,54 +371,6 @@ impl Embedded {
             previous = Some(topic);
         }
         new
-    }
-
-    pub(in crate::store) async fn append(
-        &self,
-        prepared: Prepared,
-    ) -> Result<Vec<Receipt>, StoreError> {
-        let Prepared {
-            append,
-            mut receipts,
-            mut held,
-        } = prepared;
-        if append.says_something() {
-            self.write_events(append).await?;
-        } else {
-            drop(append);
-        }
-        for _ in 0..ROUNDS {
-            if held.is_empty() {
-                return receipts
-                    .into_iter()
-                    .map(|receipt| receipt.ok_or(StoreError::Busy))
-                    .collect();
-            }
-            for event in &held {
-                self.events.seen.ended(event.by).await;
-            }
-            let (places, events): (Vec<usize>, Vec<Event<'static>>) =
-                held.into_iter().map(|it| (it.place, it.event)).unzip();
-            let again = self.prepare(&events, Vec::new())?;
-            for (receipt, place) in again.receipts.iter().zip(&places) {
-                if let Some(slot) = receipts.get_mut(*place) {
-                    *slot = *receipt;
-                }
-            }
-            held = again.held;
-            for event in &mut held {
-                event.place = places.get(event.place).copied().unwrap_or(event.place);
-            }
-            if again.append.says_something() {
-                self.write_events(again.append).await?;
-            }
-        }
-        Err(StoreError::Busy)
-    }
-
-    async fn write_events(&self, append: Append) -> Result<(), StoreError> {
-        let bytes = append.bytes();
-        self.write(Vec::new(), Some(append), bytes).await
     }
 
     pub(in crate::store) async fn page(&self, query: PageQuery) -> Result<EventPage, StoreError> {
@@ -531,7 +510,7 @@ fn first_of(claim: Claim, wanted: &[Entry], claims: &[Claim]) -> Known {
 impl Append {
     /// Whether there is anything to write.
     fn says_something(&self) -> bool {
-        self.new > 0 || self.duplicates > 0 || !self.letters.is_empty()
+        self.new > 0 || self.duplicates > 0 || !self.letters.is_empty() || !self.names.is_empty()
     }
 
     /// What it weighs in the writer's queue.
@@ -548,6 +527,7 @@ impl Append {
             .iter()
             .map(|letter| letter.body.len() + letter.errors.len())
             .sum();
-        size_of::<Self>() + content + letters + self.facts.bytes()
+        let names = self.names.len() * size_of::<MessageName>();
+        size_of::<Self>() + content + letters + names + self.facts.bytes()
     }
 }

@@ -35,14 +35,17 @@ impl Fault {
     pub(super) fn into_open_error(self, name: &str) -> OpenError {
         OpenError(match self.into_store_error() {
             StoreError::Damaged(sentence) => format!("{name} is damaged: {sentence}"),
-            StoreError::Busy | StoreError::Behind => {
+            StoreError::Busy | StoreError::Behind | StoreError::Again => {
                 format!("{name} is locked by another program")
             }
             StoreError::Full => format!("{name}: the disk is full"),
             StoreError::Failed(sentence) | StoreError::Away(sentence) => {
                 format!("{name}: {sentence}")
             }
-            StoreError::Deposed | StoreError::KeyTaken | StoreError::Closed => {
+            StoreError::Deposed
+            | StoreError::KeyTaken
+            | StoreError::MessageTaken
+            | StoreError::Closed => {
                 format!("{name}: closed")
             }
         })

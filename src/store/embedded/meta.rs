@@ -20,6 +20,7 @@ pub(super) enum Table {
     Letter,
     EventCount,
     SpentSpan,
+    Message,
 }
 
 impl Table {
@@ -37,12 +38,13 @@ impl Table {
             Self::Letter => "letter",
             Self::EventCount => "event_count",
             Self::SpentSpan => "spent_span",
+            Self::Message => "message",
         }
     }
 }
 
 /// How many tables the current format tallies.
-pub(super) const TABLES: usize = 11;
+pub(super) const TABLES: usize = 12;
 
 /// The number of rows of a table, and the wrapping sum of their digests: rows that vanish, come
 /// twice or fall back to an older content with a damaged page change it.
@@ -112,6 +114,7 @@ impl Meta {
             letter,
             event_count,
             spent_span,
+            message,
         ] = &mut self.tallies;
         match table {
             Table::Queue => queue,
@@ -125,6 +128,7 @@ impl Meta {
             Table::Letter => letter,
             Table::EventCount => event_count,
             Table::SpentSpan => spent_span,
+            Table::Message => message,
         }
     }
 

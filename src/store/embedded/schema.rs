@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) const FORMAT: usize = STEPS.len();
 
 /// What leads from each format to the next, the first from nothing to format 1.
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     Step {
         sql: FORMAT_1,
         tables: 4,
@@ -63,8 +63,13 @@ const STEPS: [Step; 5] = [
     },
     Step {
         sql: FORMAT_5,
-        tables: TABLES,
+        tables: 11,
         fill: Some(spent::fill_spans),
+    },
+    Step {
+        sql: FORMAT_6,
+        tables: TABLES,
+        fill: None,
     },
 ];
 
@@ -227,6 +232,18 @@ CREATE TABLE spent_span (
     digest INTEGER NOT NULL,
     PRIMARY KEY (last_time, id)
 ) WITHOUT ROWID;
+";
+
+/// Which messages of the bus were committed, see `events/messages.rs`. Names come last, so that a look at
+/// the digests does not read them.
+const FORMAT_6: &str = "
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY,
+    stretch INTEGER NOT NULL,
+    digest INTEGER NOT NULL,
+    names BLOB NOT NULL
+);
+CREATE INDEX message_by_stretch ON message (stretch);
 ";
 
 /// How many tables a format tallies.
@@ -456,14 +473,14 @@ pub(super) mod tests {
             db.execute_batch(sql).unwrap();
             examine(&db, &path).unwrap_err().0
         };
-        let newer = refusal("PRAGMA user_version = 6");
+        let newer = refusal("PRAGMA user_version = 7");
         assert!(
-            newer.contains("has format 6") && newer.contains("up to 5"),
+            newer.contains("has format 7") && newer.contains("up to 6"),
             "{newer}"
         );
         let older = refusal("PRAGMA user_version = 0");
         assert!(older.contains("format 0"), "{older}");
-        let changed = refusal("PRAGMA user_version = 5; DROP INDEX ended_by_time");
+        let changed = refusal("PRAGMA user_version = 6; DROP INDEX ended_by_time");
         assert!(changed.contains("tables"), "{changed}");
         let foreign = refusal("PRAGMA application_id = 7");
         assert!(foreign.contains("not a tollgate store"), "{foreign}");

@@ -20,6 +20,7 @@ use super::queues::QueueRow;
 use super::schema::{self, DATABASE, FORMAT, name_of};
 use super::witness::{self, Witness};
 use super::{compare, is_empty, load, lock};
+use crate::model::bus::MessageName;
 use crate::model::change::IdempotencyRecord;
 use crate::model::event::{DeadLetter, Event, Sequence};
 use crate::model::id::IngestionId;
@@ -290,6 +291,15 @@ impl Source {
     ) -> Result<Vec<DeadLetter>, OpenError> {
         let found = events::letters::list(&self.db, number, limit);
         self.said(found.map(|(letters, _)| letters))
+    }
+
+    /// The names of the next messages of the bus by their rows, with the number of the last row.
+    pub(in crate::store) fn messages_after(
+        &self,
+        row: u64,
+        limit: usize,
+    ) -> Result<Option<(u64, Vec<MessageName>)>, OpenError> {
+        self.said(events::messages::after(&self.db, row, most(limit)))
     }
 
     /// The next block by its last arrival, with all its events.

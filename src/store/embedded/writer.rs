@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::checkpoint::{self, Checkpointer, Effort, checkpoint};
 use super::codec::Digest;
 use super::events::EventState;
+use super::events::messages;
 use super::events::write::{self, Append};
 use super::fault::Fault;
 use super::jobs;
@@ -82,6 +83,21 @@ pub(super) struct Writer<F> {
     pub(super) checkpointer: Checkpointer,
     /// Held until the very end: nobody else opens the directory before.
     pub(super) lock: File,
+}
+
+/// Which of a group are written: all but those with a message that was committed before, whose names are
+/// taken here.
+fn admit(
+    db: &Connection,
+    meta: &mut Meta,
+    digest: &mut Digest,
+    group: &[Commit],
+) -> Result<Vec<bool>, Fault> {
+    let mut admit = |commit: &Commit| match &commit.events {
+        Some(append) if !append.names.is_empty() => messages::take(db, meta, digest, &append.names),
+        _ => Ok(true),
+    };
+    group.iter().map(&mut admit).collect()
 }
 
 /// Says that the writer has ended, however it did.
@@ -160,18 +176,31 @@ impl<F: FnMut(Vec<Change>)> Writer<F> {
                     jobs::write(db, meta, digest, change)?;
                 }
             }
-            let events = group.iter().filter_map(|commit| commit.events.as_ref());
-            write::write(db, meta, digest, events)
+            let admitted = admit(db, meta, digest, &group)?;
+            let events = group.iter().zip(&admitted);
+            let events = events.filter(|(_, admitted)| **admitted);
+            let events = events.filter_map(|(commit, _)| commit.events.as_ref());
+            write::write(db, meta, digest, events)?;
+            Ok(admitted)
         });
-        if let Err(error) = written {
-            for commit in group {
-                let _ = commit.reply.send(Err(error.clone()));
+        let admitted = match written {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                for commit in group {
+                    let _ = commit.reply.send(Err(error.clone()));
+                }
+                return;
             }
-            return;
-        }
+        };
         let (mut changes, mut appends) = (Vec::new(), Vec::new());
         let mut replies = Vec::with_capacity(group.len());
-        for commit in group {
+        for (commit, admitted) in group.into_iter().zip(admitted) {
+            if !admitted {
+                // Dropped, it gives back the identities that it held.
+                drop(commit.events);
+                let _ = commit.reply.send(Err(StoreError::MessageTaken));
+                continue;
+            }
             changes.extend(commit.changes);
             appends.extend(commit.events);
             replies.push(commit.reply);

@@ -5,6 +5,7 @@ use super::super::embedded::{Digest, GoneEvent, Tally, encode_failures, encode_i
 use super::super::identity::{Entry, Identity, Key};
 use super::Compared;
 use crate::model::batch::BatchRun;
+use crate::model::bus::MessageName;
 use crate::model::event::{DeadLetter, Event, Sequence};
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
@@ -21,6 +22,7 @@ pub(in crate::store) struct Sums {
     identities: Tally,
     topics: Tally,
     letters: Tally,
+    messages: Tally,
     counts: Tally,
     rollups: Rollups,
     digest: Digest,
@@ -38,6 +40,7 @@ impl Sums {
             identities: Tally::default(),
             topics: Tally::default(),
             letters: Tally::default(),
+            messages: Tally::default(),
             counts: Tally::default(),
             rollups: Rollups::new(Bounds::default()),
             digest: Digest::default(),
@@ -146,6 +149,12 @@ impl Sums {
         self.letters.add(self.digest.finish());
     }
 
+    pub(in crate::store) fn message(&mut self, it: MessageName) {
+        let row = self.digest.row("message").int(it.place.cast_signed());
+        row.int(it.published);
+        self.messages.add(self.digest.finish());
+    }
+
     /// The arrival of the last ingestion; of events: accepted, duplicates, conflicting, erased, the
     /// topics, the last letter. And the key of identities.
     pub(in crate::store) fn counts(&mut self, numbers: [u64; 7], key: Option<Key>) {
@@ -193,6 +202,7 @@ impl Sums {
             line("identities", self.identities, to.identities),
             line("topics", self.topics, to.topics),
             line("dead letters", self.letters, to.letters),
+            line("messages of the bus", self.messages, to.messages),
             line("counts and the key", self.counts, to.counts),
         ];
         (lines, self.rollups.compare(&to.rollups))

@@ -41,6 +41,9 @@ const DEPOSED: &str = "TG001";
 /// The error that it raises where an `Idempotency-Key` has an answer.
 const KEY_TAKEN: &str = "TG002";
 
+/// The error that it raises where a message of the bus was committed before.
+const MESSAGE_TAKEN: &str = "TG003";
+
 /// Where the server is, and how to connect to it.
 #[derive(Clone)]
 pub(super) struct Server {
@@ -181,6 +184,7 @@ pub(super) fn fault(error: &tokio_postgres::Error) -> StoreError {
     match refusal.code() {
         code if code.code() == DEPOSED => StoreError::Deposed,
         code if code.code() == KEY_TAKEN => StoreError::KeyTaken,
+        code if code.code() == MESSAGE_TAKEN => StoreError::MessageTaken,
         code if *code == SqlState::DISK_FULL => StoreError::Full,
         code if *code == SqlState::UNDEFINED_TABLE => {
             StoreError::Damaged(refusal.message().to_owned())

@@ -16,6 +16,7 @@
 //! | `fact` | what the rollups need of each commit: what the rollups of all nodes follow |
 //! | `erased` | what remains of erased events |
 //! | `topic`, `letter` | the topics; the dead letters |
+//! | `message` | which messages of the bus were committed of late |
 
 mod append;
 mod claims;
@@ -24,6 +25,7 @@ pub(super) mod escape;
 pub(super) mod facts;
 mod group;
 pub(super) mod letters;
+pub(super) mod messages;
 mod page;
 pub(super) mod parts;
 pub(super) mod prepare;
@@ -53,6 +55,7 @@ use self::scan::Scans;
 use super::Postgres;
 use super::connect::{Server, Session, fault};
 use super::follow::Sight;
+use crate::model::bus::MessageName;
 use crate::model::event::{Event, EventCounts, Receipt, Sequence};
 use crate::rollups::{Rollups, UserKey};
 use crate::store::error::{OpenError, StoreError};
@@ -213,20 +216,22 @@ impl Postgres {
         &self,
         events: &[Event<'_>],
         letters: Vec<NewLetter>,
+        names: Vec<MessageName>,
     ) -> Result<Prepared, StoreError> {
         if self.events.appends.lock().is_none() {
             return Err(StoreError::Closed);
         }
         let shared = &self.events.shared;
         let keys = (shared.key, shared.user_key);
-        Ok(Prepared::of(keys, self.sight.topics(), events, letters))
+        let topics = self.sight.topics();
+        Ok(Prepared::of(keys, topics, events, letters, names))
     }
 
     pub(in crate::store) async fn append(
         &self,
         prepared: Prepared,
     ) -> Result<Vec<Receipt>, StoreError> {
-        if prepared.entries.is_empty() && prepared.letters.is_empty() {
+        if prepared.is_empty() {
             return Ok(Vec::new());
         }
         let weight = (prepared.bytes() / 1024 + 1).min(WEIGHT);

@@ -14,9 +14,11 @@ use uuid::Uuid;
 
 use self::copy::{CopyRows, EventCopy};
 use super::connect::{Server, Session, fault};
+use super::events::messages::columns;
 use super::events::parts::{Month, Parts};
 use super::events::prepare::COPY as EVENT;
 use super::schema;
+use crate::model::bus::MessageName;
 use crate::model::event::{DeadLetter, Event, EventTime, Sequence};
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
@@ -44,6 +46,7 @@ const IDENTITY: &str = "identity (hash, time, content)";
 const ERASED: &str = "erased (time, nanos, tenant, source, type, user_hash, sequence, identity)";
 const FACT: &str = "fact (first, last, low, high, facts)";
 const LETTER: &str = "letter (number, refused_at, errors, body)";
+const MESSAGE: &str = "message (stretch, places, published)";
 
 /// See the module.
 pub(in crate::store) struct Target {
@@ -328,6 +331,24 @@ impl Target {
         self.write(vec![(rows, LETTER)], 0, mark).await
     }
 
+    /// Writes names of messages of the bus, each stretch of the stream in a row.
+    pub(in crate::store) async fn messages(
+        &self,
+        names: &[MessageName],
+        mark: Mark,
+    ) -> Result<(), OpenError> {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        let mut rows = CopyRows::new();
+        for same in names.chunk_by(|a, b| a.stretch() == b.stretch()) {
+            let Some(first) = same.first() else { continue };
+            let (places, published) = columns(same);
+            let row = rows.row(3).int8(first.stretch().cast_signed());
+            row.int8s(&places).int8s(&published);
+        }
+        self.write(vec![(rows, MESSAGE)], 0, mark).await
+    }
+
     /// Writes events; `erased` of them are.
     pub(in crate::store) async fn events(
         &self,
@@ -393,7 +414,7 @@ impl Target {
             // are copied in.
             let vacuum =
                 "VACUUM (ANALYZE) queue, ingestion, run, kept_answer, identity, event, fact,
-                              erased, topic, letter";
+                              erased, topic, letter, message";
             self.session.batch_execute(vacuum).await?;
             self.session
                 .batch_execute("UPDATE migration SET finished_at = clock_timestamp()")

@@ -11,6 +11,7 @@ use super::super::seen::Ticket;
 use super::NewLetter;
 use super::block::{self, Block};
 use super::letters::{self, MAX_LETTERS};
+use crate::model::bus::MessageName;
 use crate::model::event::{Event, MAX_TOPICS};
 use crate::rollups::Facts;
 
@@ -33,6 +34,8 @@ pub(in crate::store::embedded) struct Append {
     pub(in crate::store::embedded) topics: Vec<String>,
     /// Events that were refused.
     pub(in crate::store::embedded) letters: Vec<NewLetter>,
+    /// The messages of the bus that all of this is of.
+    pub(in crate::store::embedded) names: Vec<MessageName>,
 }
 
 /// The new events of a request.

@@ -38,7 +38,7 @@ pub(in super::super) fn event(id: u32) -> Event<'static> {
 
 pub(in super::super) async fn append(store: &Store, ids: std::ops::Range<u32>) {
     let events: Vec<_> = ids.map(event).collect();
-    let prepared = store.prepare(&events, Vec::new()).unwrap();
+    let prepared = store.prepare(&events, Vec::new(), Vec::new()).unwrap();
     store.append(prepared).await.unwrap();
 }
 

@@ -101,25 +101,48 @@ impl Writer {
         loop {
             let taken = self.queue.lock().await.take().await;
             let Some(taken) = taken else { return };
-            let (prepared, waiting): (Vec<Prepared>, Vec<_>) = taken
-                .into_iter()
-                .map(|it| (it.prepared, (it.reply, it.weight)))
-                .unzip();
-            let written = self.write(&mut open, &prepared).await;
-            match written {
-                Ok(receipts) => {
-                    for ((reply, _weight), receipts) in waiting.into_iter().zip(receipts) {
-                        // Who asked may be gone.
-                        let _ = reply.send(Ok(receipts));
-                    }
+            self.serve(&mut open, taken).await;
+        }
+    }
+
+    /// Writes requests together, and answers each.
+    async fn serve(&self, open: &mut Option<Open>, requests: Vec<Append>) {
+        let (prepared, waiting): (Vec<Prepared>, Vec<_>) = requests
+            .into_iter()
+            .map(|it| (it.prepared, (it.reply, it.weight)))
+            .unzip();
+        match self.write(open, &prepared).await {
+            Ok(receipts) => {
+                for ((reply, _weight), receipts) in waiting.into_iter().zip(receipts) {
+                    // Who asked may be gone.
+                    let _ = reply.send(Ok(receipts));
                 }
-                Err(error) => {
-                    // Whether it was committed can't be told.
-                    open = None;
+            }
+            // One of them brings a message that was committed before: the others are none the worse for it.
+            Err(StoreError::MessageTaken) if prepared.len() > 1 => {
+                let requests = prepared.into_iter().zip(waiting);
+                let requests = requests.map(|(prepared, (reply, weight))| Append {
+                    prepared,
+                    reply,
+                    weight,
+                });
+                let (of_messages, others): (Vec<_>, Vec<_>) =
+                    requests.partition(|it| !it.prepared.names.is_empty());
+                if !others.is_empty() {
+                    Box::pin(self.serve(open, others)).await;
+                }
+                for request in of_messages {
+                    Box::pin(self.serve(open, vec![request])).await;
+                }
+            }
+            Err(error) => {
+                // Whether it was committed can't be told.
+                *open = None;
+                if error != StoreError::MessageTaken {
                     tracing::warn!(%error, "events were not written");
-                    for (reply, _weight) in waiting {
-                        let _ = reply.send(Err(error.clone()));
-                    }
+                }
+                for (reply, _weight) in waiting {
+                    let _ = reply.send(Err(error.clone()));
                 }
             }
         }
@@ -175,7 +198,15 @@ impl Writer {
         };
         self.shared.parts.ensure(session, &group.months()).await?;
         let (claimed, spent) = statements.claim(session, group, claim, earlier).await?;
-        let written = statements.finish(session, group, &claimed).await?;
+        let written = match statements.finish(session, group, &claimed).await {
+            Ok(written) => written,
+            Err(trouble) => {
+                // The driver takes two answers for one where a `COPY` is refused before it begins. And the
+                // row goes with the connection: others wait for it.
+                *open = None;
+                return Err(trouble);
+            }
+        };
         if written.head.topics > 0 {
             let topics = self.sight.topics();
             // It is committed: at the next look they are read again.

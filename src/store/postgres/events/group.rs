@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::claims::Contents;
 use super::parts::Month;
 use super::prepare::Prepared;
+use crate::model::bus::MessageName;
 use crate::model::event::Receipt;
 use crate::store::identity::{First, Identity};
 
@@ -72,6 +73,15 @@ impl<'r> Group<'r> {
     pub(super) fn topics(&self) -> BTreeSet<&str> {
         let topics = self.requests.iter().flat_map(|it| &it.topics);
         topics.map(String::as_str).collect()
+    }
+
+    /// The messages that the requests are of; `None` if two are of the same.
+    pub(super) fn names(&self) -> Option<Vec<MessageName>> {
+        let names = self.requests.iter().flat_map(|it| &it.names);
+        let mut names: Vec<MessageName> = names.copied().collect();
+        names.sort_unstable();
+        let each_once = names.array_windows().all(|[one, next]| one != next);
+        each_once.then_some(names)
     }
 
     /// `spent` has the content of the first event of every identity that is not new.

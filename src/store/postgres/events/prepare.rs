@@ -8,6 +8,7 @@ use super::super::time::Y2K;
 use super::escape::escape;
 use super::parts::{Month, span_of};
 use super::topics::Topics;
+use crate::model::bus::MessageName;
 use crate::model::event::{Event, MAX_TOPICS};
 use crate::rollups::{Notes, UserKey};
 use crate::store::NewLetter;
@@ -40,6 +41,8 @@ pub(in crate::store) struct Prepared {
     /// Topics that may be new, escaped.
     pub(super) topics: BTreeSet<String>,
     pub(super) letters: Vec<NewLetter>,
+    /// The messages of the bus that all of this is of, each once.
+    pub(super) names: Vec<MessageName>,
 }
 
 impl Prepared {
@@ -48,6 +51,7 @@ impl Prepared {
         known: &Topics,
         events: &[Event<'_>],
         letters: Vec<NewLetter>,
+        names: Vec<MessageName>,
     ) -> Self {
         let entries: Vec<Entry> = events.iter().map(|event| key.of(event)).collect();
         let mut order: Vec<u32> = (0..u32::try_from(events.len()).unwrap_or(u32::MAX)).collect();
@@ -64,6 +68,7 @@ impl Prepared {
             months: BTreeSet::new(),
             topics: BTreeSet::new(),
             letters,
+            names,
         };
         let mut month = 0..0;
         let mut topic = None;
@@ -85,6 +90,11 @@ impl Prepared {
             }
         }
         prepared
+    }
+
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.letters.is_empty() && self.names.is_empty()
     }
 
     /// The row of the event at `place`.
@@ -109,6 +119,7 @@ impl Prepared {
         size_of::<Self>()
             + self.rows.len()
             + self.entries.len() * (size_of::<Entry>() + 16)
+            + self.names.len() * size_of::<MessageName>()
             + self.notes.bytes()
             + letters
     }

@@ -8,6 +8,8 @@
 //! 2. Take the row of `event_head`: from here to the commit the transactions of all nodes go one after
 //!    the other, so arrivals have no gaps and their order is that of the commits. Everything that can
 //!    be made before it is, and the commit is sent behind the rows without waiting for them.
+//!    Messages of the bus are taken then, too: whoever committed one before has let go of the row, so it
+//!    is seen, and all is refused.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::{join, join3};
@@ -23,6 +25,7 @@ use super::super::time::{At, Y2K};
 use super::claims::{Claim, Contents};
 use super::escape::escape;
 use super::group::{Claimed, Group};
+use super::messages;
 use super::prepare::{ARRIVAL, COPY};
 use crate::model::event::MAX_TOPICS;
 use crate::model::time::Timestamp;
@@ -78,6 +81,7 @@ pub(super) struct Statements {
     head: Statement,
     copy_events: Statement,
     fact: Statement,
+    take_messages: Statement,
 }
 
 /// What was committed.
@@ -118,6 +122,7 @@ impl Statements {
                     "INSERT INTO fact (first, last, low, high, facts) VALUES ($1, $2, $3, $4, $5)",
                 )
                 .await?,
+            take_messages: client.prepare("SELECT take_messages($1, $2)").await?,
         })
     }
 
@@ -206,6 +211,7 @@ impl Statements {
         let encoded = facts.encode();
         let (mut rows, arrivals) = rows_of(group, claimed);
         let letters: usize = group.requests.iter().map(|it| it.letters.len()).sum();
+        let names = group.names().ok_or(StoreError::MessageTaken)?;
         let counts = [claimed.accepted, claimed.duplicates, claimed.conflicting];
         let [accepted, duplicates, conflicting] = counts.map(u64::cast_signed);
         let new = claimed.accepted;
@@ -215,12 +221,15 @@ impl Statements {
         // The notification is a transaction of its own: in this one it would hold up the commits of all.
         let commit = client.batch_execute("COMMIT; NOTIFY tollgate");
         let advanced = client.query_one(&self.head, &advance);
+        // Sent right behind it.
+        let taken = messages::take(client, &self.take_messages, &names);
         let mut head;
         let last_letter;
         if new > 0 {
-            let (advanced, sink) =
-                join(advanced, client.copy_in::<_, Bytes>(&self.copy_events)).await;
+            let sink = client.copy_in::<_, Bytes>(&self.copy_events);
+            let (advanced, taken, sink) = join3(advanced, taken, sink).await;
             (head, last_letter) = head_of(&advanced?)?;
+            taken?;
             let first = head.event + 1 - new;
             for (arrival, at) in (first..).zip(&arrivals) {
                 if let Some(slot) = rows.get_mut(*at..*at + 8) {
@@ -251,7 +260,9 @@ impl Statements {
             fact?;
             add_topics(client, group, &mut head).await?;
         } else {
-            (head, last_letter) = head_of(&advanced.await?)?;
+            let (advanced, taken) = join(advanced, taken).await;
+            (head, last_letter) = head_of(&advanced?)?;
+            taken?;
         }
         if letters > 0 {
             put_letters(client, group, last_letter).await?;

@@ -11,6 +11,7 @@ use super::super::connect::fault;
 use super::super::events::escape::unescape;
 use super::super::events::facts::chunk_after;
 use super::super::events::letters::letter;
+use super::super::events::messages::name;
 use super::super::events::remains::{REMAINS, Remains, remains};
 use super::super::events::row::{COLUMNS, event};
 use super::super::load::{INGESTION, RUN, ingestion, rest, run};
@@ -139,6 +140,13 @@ impl Target {
         .await?;
         self.each("SELECT name FROM topic", |row| {
             sums.topic(&text(row, 0)?.ok_or_else(damaged)?);
+            Ok(())
+        })
+        .await?;
+        let sql = "SELECT name.place, name.published
+                   FROM message, unnest(places, published) AS name (place, published)";
+        self.each(sql, |row| {
+            sums.message(name(row).map_err(failed)?);
             Ok(())
         })
         .await?;
