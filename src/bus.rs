@@ -95,6 +95,16 @@ impl Bus {
         }
     }
 
+    /// The place in the stream up to which no message is delivered any more, as far as is known.
+    #[must_use]
+    pub fn settled(&self) -> Option<u64> {
+        match self {
+            Self::Local => None,
+            #[cfg(feature = "cluster")]
+            Self::Nats(nats) => nats.settled(),
+        }
+    }
+
     /// Ends what it does in the background, and sends what is still to be sent.
     #[cfg_attr(
         not(feature = "cluster"),

@@ -10,6 +10,8 @@ mod disk;
 mod home;
 #[path = "support/http.rs"]
 mod http;
+#[path = "bus/killed.rs"]
+mod killed;
 #[path = "support/server.rs"]
 mod server;
 
@@ -174,6 +176,28 @@ fn what_is_queued_is_committed_and_duplicates_are_counted_once() {
     });
     let (status, _) = server.terminate();
     assert!(status.success());
+}
+
+#[test]
+fn messages_with_the_same_events_at_the_same_time_are_each_counted_once() {
+    const SENDERS: u64 = 4;
+    let Some(world) = World::new() else { return };
+    let server = Arc::new(world.setup.start());
+    // Each list shares events with those beside it, so what one holds others want.
+    let all_lists = |server: &Server| {
+        for number in 0..20 {
+            let list = post(server, "/events", &events(number * 50, 100));
+            assert_eq!(list.status, 202);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..SENDERS {
+            scope.spawn(|| all_lists(&server));
+        }
+    });
+    let sent = SENDERS * 20 * 100;
+    await_received(&server, sent);
+    assert_eq!(stats(&server), (sent, 1050, sent - 1050));
 }
 
 #[test]
@@ -451,7 +475,7 @@ fn what_waits_in_the_stream_outlives_a_kill_of_the_service() {
     let (status, log) = server.terminate();
     assert!(status.success(), "{log}");
     let server = world.setup.start();
-    assert_eq!(stats(&server).1, sent);
+    assert_eq!(stats(&server), (sent, sent, 0));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! server delivers for ever: how often a message that can't be read is tried is decided by who reads
 //! it, so that no outage of a store uses deliveries up.
 
+mod floor;
 mod pull;
 mod setup;
 
@@ -28,6 +29,7 @@ use super::{BusError, OpenBusError};
 use crate::clock::Clock;
 use crate::model::bus::{BusSettings, BusState};
 use crate::telemetry::Metrics;
+use floor::Floor;
 use pull::PullError;
 pub(crate) use pull::{Delivery, Pull, Sign, sign};
 use setup::SetupError;
@@ -74,6 +76,7 @@ struct Inner {
     /// `None` until the stream and its consumer are known to be there.
     consumer: watch::Sender<Option<PullConsumer>>,
     lag: watch::Sender<u64>,
+    floor: Mutex<Floor>,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,6 +109,7 @@ impl Nats {
             in_flight: InFlight::new(),
             consumer: watch::Sender::new(None),
             lag: watch::Sender::new(0),
+            floor: Mutex::default(),
             keeper: Mutex::default(),
         }));
         nats.first_look(until).await?;
@@ -184,6 +188,8 @@ impl Nats {
         };
         let lag = info.num_pending.saturating_add(info.num_ack_pending as u64);
         inner.lag.send_replace(lag);
+        let now = inner.clock.now().mono;
+        inner.floor.lock().look(now, info.ack_floor.stream_sequence);
         Ok(())
     }
 
@@ -197,6 +203,12 @@ impl Nats {
             up: self.is_connected() && self.0.consumer.borrow().is_some(),
             lag: *self.0.lag.borrow(),
         }
+    }
+
+    /// The place up to which no message is delivered any more, as of the last look.
+    pub(super) fn settled(&self) -> Option<u64> {
+        // What was looked at before it was away may be another stream than what comes back.
+        self.state().up.then(|| self.0.floor.lock().settled())?
     }
 
     /// The longest message.

@@ -3,11 +3,13 @@
 //! ```text
 //! stream ──▶ take what has come ──▶ open ──▶ Store::prepare ──▶ Store::append ──▶ acknowledge
 //!                                    │                              │
+//!                                    │                              ├── known: acknowledge, and commit the others
 //!                                    │                              └── refused: in hand until it is not
 //!                                    └── can't be read: again later, at last a dead letter
 //! ```
-//! Several messages are one commit. A message is acknowledged after it, so what was taken and not
-//! committed is delivered again, here or on another node; identities make that harmless.
+//! Several messages are one commit, which has their names. A message is acknowledged after it, so what was
+//! taken and not acknowledged is delivered again, here or on another node; there the store knows it, and it
+//! is not committed again.
 //!
 //! A store that takes nothing is no fault of a message: messages stay in hand, however long that is,
 //! and no more are taken. So only a message that itself can't be read, or whose events make the store
@@ -15,6 +17,7 @@
 
 mod recent;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +33,7 @@ use super::Events;
 use super::ingest::Tally;
 use crate::bus::codec::Message;
 use crate::bus::{Delivery, Nats, Pull, Sign, sign};
+use crate::model::bus::MessageName;
 use crate::model::offence::Offences;
 use crate::model::time::Timestamp;
 use crate::store::{NewLetter, Prepared, Store, StoreError};
@@ -51,6 +55,9 @@ const MAX_DOUBLINGS: u32 = 5;
 
 /// How many committed messages are remembered.
 const MAX_RECENT: usize = 100_000;
+
+/// How often messages are prepared anew because other requests held some of their events.
+const ROUNDS: u32 = 8;
 
 /// Starts the tasks.
 pub(super) fn start(events: &Events, nats: &Nats, stopping: &watch::Sender<bool>) -> JoinSet<()> {
@@ -84,6 +91,8 @@ struct Opened {
     received: Vec<Timestamp>,
     /// Per message, in order.
     readable: Vec<bool>,
+    /// Those that are done with once it is written.
+    names: Vec<MessageName>,
 }
 
 /// Why messages were not committed.
@@ -199,7 +208,7 @@ impl Consumer {
         let committing = async {
             let mut told = false;
             loop {
-                match self.commit(taken).await {
+                match self.commit_new(taken).await {
                     Err(Refused::Store(error)) if !self.stops() => {
                         if !std::mem::replace(&mut told, true) {
                             tracing::warn!("events of the bus wait for the store: {error}");
@@ -228,24 +237,53 @@ impl Consumer {
         }
     }
 
-    /// One commit, and what follows from it.
-    async fn commit(&self, taken: &[Delivery]) -> Result<(), Refused> {
+    /// Commits those that were not committed before, by this process or another one.
+    async fn commit_new(&self, taken: &[Delivery]) -> Result<(), Refused> {
+        let mut left: Vec<&Delivery> = taken.iter().collect();
+        let mut again = 0;
+        while !left.is_empty() {
+            let known = match self.commit(&left).await {
+                Err(Refused::Store(StoreError::Again)) if again < ROUNDS => {
+                    again += 1;
+                    continue;
+                }
+                done => done?,
+            };
+            if known.is_empty() {
+                return Ok(());
+            }
+            let (done, others): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|it| known.contains(&it.name));
+            self.remember(&done);
+            sign(done, Sign::Done).await;
+            left = others;
+        }
+        Ok(())
+    }
+
+    /// One commit, and what follows from it. Nothing is committed if some were before: then it returns
+    /// those.
+    async fn commit(&self, taken: &[&Delivery]) -> Result<HashSet<MessageName>, Refused> {
         let opened = self.open(taken).await?;
         let Opened {
             prepared,
             mut tally,
             received,
             readable,
+            names,
         } = opened;
-        let receipts = self.events.store.append(prepared).await;
-        let receipts = receipts.map_err(Refused::Store)?;
+        let receipts = match self.events.store.append(prepared).await {
+            Ok(receipts) => receipts,
+            Err(StoreError::MessageTaken) => return self.known(names).await,
+            Err(error) => return Err(Refused::Store(error)),
+        };
         tally.count(&self.events, &receipts);
         let now = self.events.clock.now().wall;
         for at in received {
             self.events.metrics.ingestion(now.since(at));
         }
         let (mut done, mut gone, mut later) = (Vec::new(), Vec::new(), Vec::new());
-        for (delivery, readable) in taken.iter().zip(readable) {
+        for (delivery, readable) in taken.iter().copied().zip(readable) {
             if readable {
                 done.push(delivery);
             } else if self.is_last(delivery) {
@@ -254,19 +292,30 @@ impl Consumer {
                 later.push(delivery);
             }
         }
-        {
-            let mut recent = self.recent.lock();
-            for delivery in done.iter().chain(&gone) {
-                recent.add(delivery.name);
-            }
-        }
+        self.remember(done.iter().chain(&gone));
         self.events.metrics.bus_dead_lettered(gone.len() as u64);
         sign(done, Sign::Done).await;
         sign(gone, Sign::Gone).await;
         for delivery in later {
             sign([delivery], Sign::Again(pause_after(delivery.times))).await;
         }
-        Ok(())
+        Ok(HashSet::new())
+    }
+
+    /// Those of which the store says that they were committed: one at least.
+    async fn known(&self, names: Vec<MessageName>) -> Result<HashSet<MessageName>, Refused> {
+        match self.events.store.known_messages(names).await {
+            Ok(known) if known.is_empty() => Err(Refused::Store(StoreError::MessageTaken)),
+            Ok(known) => Ok(known.into_iter().collect()),
+            Err(error) => Err(Refused::Store(error)),
+        }
+    }
+
+    fn remember<'d>(&self, committed: impl IntoIterator<Item = &'d &'d Delivery>) {
+        let mut recent = self.recent.lock();
+        for delivery in committed {
+            recent.add(delivery.name);
+        }
     }
 
     /// Whether a message that can't be read was tried often enough.
@@ -274,17 +323,20 @@ impl Consumer {
         delivery.times >= self.nats.max_deliver()
     }
 
-    async fn open(&self, taken: &[Delivery]) -> Result<Opened, Refused> {
+    async fn open(&self, taken: &[&Delivery]) -> Result<Opened, Refused> {
         let store = self.events.store.clone();
         let now = self.events.clock.now().wall;
         let messages: Vec<_> = taken
             .iter()
-            .map(|it| (it.shared(), self.is_last(it), it.times))
+            .map(|it| (it.shared(), it.name, it.times, self.is_last(it)))
             .collect();
         let opening = tokio::task::spawn_blocking(move || {
-            let messages = messages
-                .iter()
-                .map(|(bytes, last, times)| (bytes.as_ref(), *last, *times));
+            let messages = messages.iter().map(|(bytes, name, times, last)| Brought {
+                bytes: bytes.as_ref(),
+                name: *name,
+                times: *times,
+                last: *last,
+            });
             open(&store, messages, now)
         });
         match opening.await {
@@ -306,56 +358,72 @@ impl Consumer {
             }
             let reason = "makes the store fail; the log says where";
             let letter = letter(delivery.bytes(), reason, delivery.times, now);
-            let stored = match self.events.store.prepare(&[], vec![letter]) {
-                Ok(prepared) => self.events.store.append(prepared).await.map(drop),
+            let (store, name) = (&self.events.store, vec![delivery.name]);
+            let stored = match store.prepare_messages(&[], vec![letter], name) {
+                Ok(prepared) => store.append(prepared).await.map(drop),
                 Err(error) => Err(error),
             };
-            if let Err(error) = stored {
-                tracing::warn!("a dead letter waits for the store: {error}");
-                sign([delivery], Sign::Again(PAUSE)).await;
-                continue;
+            match stored {
+                Ok(()) => self.events.metrics.bus_dead_lettered(1),
+                // It is one already.
+                Err(StoreError::MessageTaken) => {}
+                Err(error) => {
+                    tracing::warn!("a dead letter waits for the store: {error}");
+                    sign([delivery], Sign::Again(PAUSE)).await;
+                    continue;
+                }
             }
             self.recent.lock().add(delivery.name);
-            self.events.metrics.bus_dead_lettered(1);
             sign([delivery], Sign::Gone).await;
         }
     }
+}
+
+/// A message as it came.
+struct Brought<'m> {
+    bytes: &'m [u8],
+    name: MessageName,
+    times: u64,
+    /// Whether it is not delivered again, readable or not.
+    last: bool,
 }
 
 /// Opens messages and prepares all that can be read, with dead letters of those that can't and
 /// were tried often enough.
 fn open<'m>(
     store: &Store,
-    messages: impl Iterator<Item = (&'m [u8], bool, u64)>,
+    messages: impl Iterator<Item = Brought<'m>>,
     now: Timestamp,
 ) -> Result<Opened, StoreError> {
-    let messages: Vec<_> = messages
-        .map(|(bytes, last, times)| (Message::open(bytes), bytes, last, times))
-        .collect();
-    let (mut events, mut letters) = (Vec::new(), Vec::new());
+    let messages: Vec<_> = messages.map(|it| (Message::open(it.bytes), it)).collect();
+    let (mut events, mut letters, mut names) = (Vec::new(), Vec::new(), Vec::new());
     let (mut received, mut readable) = (Vec::new(), Vec::new());
-    for (message, bytes, last, times) in &messages {
+    for (message, brought) in &messages {
         let message = message.as_ref().map_err(|error| *error);
         match message.and_then(|it| Ok((it.received_at, it.events()?))) {
             Ok((at, found)) => {
                 received.push(at);
                 readable.push(true);
+                names.push(brought.name);
                 events.extend(found);
             }
             Err(error) => {
                 readable.push(false);
-                if *last {
-                    letters.push(letter(bytes, &error.to_string(), *times, now));
+                if brought.last {
+                    let reason = error.to_string();
+                    letters.push(letter(brought.bytes, &reason, brought.times, now));
+                    names.push(brought.name);
                 }
             }
         }
     }
-    let prepared = store.prepare(&events, letters)?;
+    let prepared = store.prepare_messages(&events, letters, names.clone())?;
     Ok(Opened {
         prepared,
         tally: Tally::of(&events),
         received,
         readable,
+        names,
     })
 }
 

@@ -1,5 +1,5 @@
 //! What is done with events later: small blocks are merged, old events of some tenants are erased,
-//! old events of all are moved to the cold tier.
+//! old events of all are moved to the cold tier, and messages are forgotten that the bus has done with.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Events;
 use super::cold::{Cold, ColdError, Step};
 use crate::clock::Clock;
+use crate::model::bus::MessageName;
 use crate::model::event::{EventFilter, EventTime};
 use crate::model::time::Timestamp;
 use crate::store::{Store, StoreError};
@@ -18,6 +19,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// After how many such rounds old events are looked for.
 const ERASE_AFTER: u32 = 60;
 
+/// After how many such rounds messages of the bus are forgotten that are not delivered any more.
+const FORGET_AFTER: u32 = 10;
+
 /// After how many such rounds a move to the cold tier that failed is tried again.
 const MOVE_AFTER: u32 = 60;
 
@@ -28,8 +32,10 @@ pub(super) async fn run(events: Events) {
         clock,
         metrics,
         settings,
+        bus,
         ..
     } = events;
+    let mut forgotten = None;
     let cold = settings.cold.map(|cold| Cold::new(store.clone(), cold));
     let mut mover = cold.map(|cold| Mover::new(cold, metrics));
     let mut told = false;
@@ -39,7 +45,13 @@ pub(super) async fn run(events: Events) {
             clock.sleep(EVERY).await;
             continue;
         }
-        match tidy(&store, &clock, &settings.retention, round).await {
+        let tidied = async {
+            if round.is_multiple_of(FORGET_AFTER) {
+                forget(&store, bus.settled(), &mut forgotten).await?;
+            }
+            tidy(&store, &clock, &settings.retention, round).await
+        };
+        match tidied.await {
             Ok(()) => told = false,
             Err(StoreError::Closed) => return,
             Err(error) if !told => {
@@ -112,6 +124,21 @@ async fn tidy(
     while store.pack().await? {}
     if round.is_multiple_of(ERASE_AFTER) {
         erase_old(store, retention, clock.now().wall).await?;
+    }
+    Ok(())
+}
+
+/// Forgets the messages up to this place, unless that was done: it is a write, also where nothing goes.
+async fn forget(
+    store: &Store,
+    settled: Option<u64>,
+    done: &mut Option<u64>,
+) -> Result<(), StoreError> {
+    let Some(place) = settled else { return Ok(()) };
+    let stretch = MessageName::stretch_of(place);
+    if *done != Some(stretch) {
+        while store.forget_messages(place).await? > 0 {}
+        *done = Some(stretch);
     }
     Ok(())
 }
@@ -197,6 +224,37 @@ mod tests {
         mover.round(now).await;
         assert!(shows("cold_tier_failing 0") && !mover.told);
         assert!(shows("events_moved_total 1"));
+    }
+
+    #[tokio::test]
+    async fn messages_that_the_bus_has_done_with_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let name = |place| MessageName {
+            place,
+            published: 0,
+        };
+        let names = vec![name(1), name(5_000), name(1_000_000)];
+        let prepared = store.prepare_messages(&[event("a", 1)], Vec::new(), names.clone());
+        store.append(prepared.unwrap()).await.unwrap();
+        let known = async || store.known_messages(names.clone()).await.unwrap();
+        let mut done = None;
+        forget(&store, None, &mut done).await.unwrap();
+        assert_eq!(known().await, names);
+        forget(&store, Some(10_000), &mut done).await.unwrap();
+        assert_eq!(known().await, [name(1_000_000)]);
+        assert_eq!(done, Some(MessageName::stretch_of(10_000)));
+        // Of a stream that was made anew.
+        let prepared = store.prepare_messages(&[], Vec::new(), vec![name(2)]);
+        store.append(prepared.unwrap()).await.unwrap();
+        forget(&store, Some(10_001), &mut done).await.unwrap();
+        assert_eq!(
+            store.known_messages(vec![name(2)]).await.unwrap(),
+            [name(2)]
+        );
+        forget(&store, Some(3_000), &mut done).await.unwrap();
+        assert_eq!(store.known_messages(vec![name(2)]).await.unwrap(), []);
+        assert_eq!(known().await, [name(1_000_000)]);
     }
 
     #[tokio::test]

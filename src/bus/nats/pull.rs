@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::ANSWER;
 use crate::bus::codec;
+use crate::model::bus::MessageName;
 use crate::telemetry::Metrics;
 
 /// The most messages that are asked for at once.
@@ -103,7 +104,9 @@ impl Taken {
     }
 
     fn push(&mut self, message: Message, metrics: &Metrics) {
-        let delivery = Delivery::new(message);
+        let Some(delivery) = Delivery::of(message) else {
+            return;
+        };
         if delivery.times > 1 {
             metrics.bus_redelivered();
         }
@@ -117,26 +120,31 @@ pub(crate) struct Delivery {
     message: Message,
     /// How often it was delivered, this time included.
     pub(crate) times: u64,
-    /// Which message it is: its place in the stream and when it got there, for a stream may be made
-    /// anew.
-    pub(crate) name: (u64, i128),
+    /// Which message it is.
+    pub(crate) name: MessageName,
 }
 
 impl Delivery {
-    fn new(message: Message) -> Self {
-        let (times, name) = match message.info() {
-            Ok(info) => (
-                u64::try_from(info.delivered).unwrap_or(1),
-                (info.stream_sequence, info.published.unix_timestamp_nanos()),
-            ),
-            // Every message of a consumer has it.
-            Err(_) => (1, (0, 0)),
+    /// `None` if it does not say which message it is, as every message of a consumer does: what can't be
+    /// told from others can't be committed once.
+    fn of(message: Message) -> Option<Self> {
+        let found = message.info().ok().and_then(|info| {
+            let published = info.published.unix_timestamp_nanos();
+            let name = MessageName {
+                place: info.stream_sequence,
+                published: i64::try_from(published).ok()?,
+            };
+            Some((u64::try_from(info.delivered).unwrap_or(1), name))
+        });
+        let Some((times, name)) = found else {
+            tracing::warn!("a message of NATS without a name was left aside");
+            return None;
         };
-        Self {
+        Some(Self {
             message,
             times,
             name,
-        }
+        })
     }
 
     /// What it says.

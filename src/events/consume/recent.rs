@@ -2,8 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-/// A message: its place in the stream, and when it got there.
-type Name = (u64, i128);
+use crate::model::bus::MessageName;
 
 /// What is known of a message that was delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,14 +17,15 @@ pub(super) enum Known {
 
 /// The messages in hand, and the last ones that were committed, a bounded number of them.
 ///
-/// A message that is delivered again because its acknowledgement was lost would be committed again, as
-/// duplicates. That loses nothing, but nobody sent them twice: with this they are not counted so. How
-/// often the server says that it delivered a message is no help, for it may have lost that, too.
+/// The store knows which messages were committed, and refuses them: with this it is not asked for those
+/// that come back to the process that committed them, as thousands do when the server ends and forgets
+/// what was acknowledged. How often the server says that it delivered a message is no help, for it may have
+/// lost that, too.
 pub(super) struct Recent {
     most: usize,
-    in_hand: HashSet<Name>,
-    names: HashSet<Name>,
-    order: VecDeque<Name>,
+    in_hand: HashSet<MessageName>,
+    names: HashSet<MessageName>,
+    order: VecDeque<MessageName>,
 }
 
 impl Recent {
@@ -40,7 +40,7 @@ impl Recent {
     }
 
     /// One was delivered.
-    pub(super) fn take(&mut self, name: Name) -> Known {
+    pub(super) fn take(&mut self, name: MessageName) -> Known {
         if self.names.contains(&name) {
             Known::Committed
         } else if self.in_hand.insert(name) {
@@ -51,7 +51,7 @@ impl Recent {
     }
 
     /// One was committed; the oldest beyond the bound is forgotten.
-    pub(super) fn add(&mut self, name: Name) {
+    pub(super) fn add(&mut self, name: MessageName) {
         if !self.names.insert(name) {
             return;
         }
@@ -64,7 +64,7 @@ impl Recent {
     }
 
     /// One is no longer in hand, committed or not.
-    pub(super) fn release(&mut self, name: Name) {
+    pub(super) fn release(&mut self, name: MessageName) {
         self.in_hand.remove(&name);
     }
 }
@@ -73,33 +73,37 @@ impl Recent {
 mod tests {
     use super::*;
 
+    fn name(place: u64, published: i64) -> MessageName {
+        MessageName { place, published }
+    }
+
     #[test]
     fn the_oldest_is_forgotten_for_one_too_many() {
         let mut recent = Recent::new(2);
-        recent.add((1, 0));
-        recent.add((1, 0));
-        recent.add((2, 0));
-        assert_eq!(recent.take((1, 0)), Known::Committed);
-        assert_eq!(recent.take((2, 0)), Known::Committed);
+        recent.add(name(1, 0));
+        recent.add(name(1, 0));
+        recent.add(name(2, 0));
+        assert_eq!(recent.take(name(1, 0)), Known::Committed);
+        assert_eq!(recent.take(name(2, 0)), Known::Committed);
         assert_eq!(
-            recent.take((1, 1)),
+            recent.take(name(1, 1)),
             Known::New,
             "of a stream that was made anew"
         );
-        recent.add((3, 0));
-        let known = [1, 2, 3].map(|place| recent.take((place, 0)));
+        recent.add(name(3, 0));
+        let known = [1, 2, 3].map(|place| recent.take(name(place, 0)));
         assert_eq!(known, [Known::New, Known::Committed, Known::Committed]);
     }
 
     #[test]
     fn what_is_in_hand_is_new_again_only_after_it_was_let_go() {
         let mut recent = Recent::new(2);
-        assert_eq!(recent.take((1, 0)), Known::New);
-        assert_eq!(recent.take((1, 0)), Known::InHand);
-        recent.release((1, 0));
-        assert_eq!(recent.take((1, 0)), Known::New);
-        recent.add((1, 0));
-        recent.release((1, 0));
-        assert_eq!(recent.take((1, 0)), Known::Committed);
+        assert_eq!(recent.take(name(1, 0)), Known::New);
+        assert_eq!(recent.take(name(1, 0)), Known::InHand);
+        recent.release(name(1, 0));
+        assert_eq!(recent.take(name(1, 0)), Known::New);
+        recent.add(name(1, 0));
+        recent.release(name(1, 0));
+        assert_eq!(recent.take(name(1, 0)), Known::Committed);
     }
 }
