@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::events::page::blocks_after;
 use super::events::spent;
 use super::fault::Fault;
+use super::meta::{Meta, TABLES};
 use super::schema::{self, DATABASE};
 use crate::model::event::Sequence;
 use crate::rollups::{Facts, UserKey};
@@ -43,7 +44,8 @@ impl Blocks {
             ControlFlow::Continue(())
         })?;
         if last.is_some() {
-            spent::facts_after(&db, covers, |_, facts| counting.add(facts))?;
+            let meta = Meta::load(&db, TABLES)?;
+            spent::facts_after(&db, &meta, covers, |_, facts| counting.add(facts))?;
         }
         Ok(last)
     }

@@ -77,7 +77,7 @@ impl Reading {
             }
             ControlFlow::Continue(())
         })?;
-        spent::facts_after(&db, Sequence(0), |arrivals, facts| {
+        spent::facts_after(&db, &meta, Sequence(0), |arrivals, facts| {
             reading.rollups.add(facts);
             for arrival in arrivals {
                 reading.arrivals.note(*arrival);

@@ -154,13 +154,15 @@ pub(in crate::store::embedded) fn each_after(
 }
 
 /// Calls `each` with the arrivals of erased events behind `after`, and with what the rollups need to
-/// know of them. Of those that were erased by a version that kept no such thing, nothing is known.
+/// know of them. Of those that were erased by a version that kept no such thing, nothing is known. Every row
+/// is compared with what was written: one that fell back to an older content would be left out.
 pub(in crate::store::embedded) fn facts_after(
     db: &Connection,
+    meta: &Meta,
     after: Sequence,
     mut each: impl FnMut(&[Sequence], &Facts),
 ) -> Result<(), Fault> {
-    rows_after(db, after.0, |row| {
+    let found = rows_after(db, after.0, |row| {
         let erased = row.remains()?;
         let Known::Events(events) = erased.known()? else {
             return Some(());
@@ -179,7 +181,7 @@ pub(in crate::store::embedded) fn facts_after(
         each(&arrivals, &Facts::of_hashed(users));
         Some(())
     })?;
-    Ok(())
+    meta.check(Table::Spent, found)
 }
 
 /// What a row has of its events.
@@ -362,12 +364,14 @@ impl<'r> Row<'r> {
     /// Reads it and checks all but the content.
     fn read(row: &'r rusqlite::Row<'_>, digest: &mut Digest) -> Result<Self, Fault> {
         let id = row.get(0)?;
-        let last: i64 = row.get(1)?;
+        // A value of another type is none of ours.
+        let number = |column: usize| row.get::<_, i64>(column).map_err(|_| damaged(id));
+        let last = number(1)?;
         let found = Self {
             id,
             last: last.cast_unsigned(),
-            checksum: row.get(2)?,
-            digest: row.get(3)?,
+            checksum: number(2)?,
+            digest: number(3)?,
             identities: row.get_ref(4)?.as_blob().map_err(|_| damaged(id))?,
             facts: row.get_ref(5)?.as_blob_or_null().map_err(|_| damaged(id))?,
         };
