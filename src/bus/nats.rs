@@ -183,14 +183,29 @@ impl Nats {
             let made = setup::stream_and_consumer(jetstream, &inner.settings, client.max_payload())
                 .await?;
             let info = made.cached_info().clone();
+            // It may be another stream than before.
+            *inner.floor.lock() = Floor::default();
             inner.consumer.send_replace(Some(made));
             info
         };
         let lag = info.num_pending.saturating_add(info.num_ack_pending as u64);
         inner.lag.send_replace(lag);
-        let now = inner.clock.now().mono;
-        inner.floor.lock().look(now, info.ack_floor.stream_sequence);
+        self.look_at_floor(info.ack_floor.stream_sequence).await;
         Ok(())
+    }
+
+    /// Killed, the server may wait for the acknowledgement of a message that has left the stream: the floor
+    /// then stays where it is, and what is before the first message of the stream is done with all the same.
+    async fn look_at_floor(&self, acknowledged: u64) {
+        let inner = &self.0;
+        let now = inner.clock.now().mono;
+        if !inner.floor.lock().is_due(now) {
+            return;
+        }
+        if let Ok(first) = setup::first_place(&inner.jetstream).await {
+            let floor = acknowledged.max(first.saturating_sub(1));
+            inner.floor.lock().look(now, floor);
+        }
     }
 
     fn is_connected(&self) -> bool {

@@ -20,14 +20,19 @@ pub(super) struct Floor {
 }
 
 impl Floor {
+    /// Whether it is to be looked at: for some seconds the last look is enough.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        let last = self.looks.back().map(|(at, _)| *at);
+        last.is_none_or(|last| now.saturating_sub(last) >= SETTLES / LOOKS)
+    }
+
     /// At the time `now` it is at this place. It may be lower than before, also since the stream was made
     /// anew.
     pub(super) fn look(&mut self, now: Duration, floor: u64) {
         for (_, lowest) in &mut self.looks {
             *lowest = floor.min(*lowest);
         }
-        let last = self.looks.back().map(|(at, _)| *at);
-        if last.is_none_or(|last| now.saturating_sub(last) >= SETTLES / LOOKS) {
+        if self.is_due(now) {
             self.looks.push_back((now, floor));
         }
         // The oldest one that counts is enough.

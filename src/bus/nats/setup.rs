@@ -109,6 +109,13 @@ async fn stream(jetstream: &Context, settings: &BusSettings) -> Result<(), Setup
     Ok(())
 }
 
+/// The place of the first message that is in the stream.
+pub(super) async fn first_place(jetstream: &Context) -> Result<u64, SetupError> {
+    let stream = jetstream.get_stream(STREAM).await;
+    let stream = stream.map_err(|error| SetupError::Passing(error.to_string()))?;
+    Ok(stream.cached_info().state.first_sequence)
+}
+
 fn stream_config(settings: &BusSettings) -> Config {
     Config {
         name: STREAM.to_owned(),
