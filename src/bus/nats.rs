@@ -188,24 +188,13 @@ impl Nats {
             inner.consumer.send_replace(Some(made));
             info
         };
-        let lag = info.num_pending.saturating_add(info.num_ack_pending as u64);
-        inner.lag.send_replace(lag);
-        self.look_at_floor(info.ack_floor.stream_sequence).await;
+        // Killed, the server may have wrong what waits for an acknowledgement, or what it has.
+        let waits = info.num_pending.saturating_add(info.num_ack_pending as u64);
+        let (has, first) = setup::stream_state(&inner.jetstream).await?;
+        inner.lag.send_replace(waits.min(has));
+        let floor = info.ack_floor.stream_sequence.max(first.saturating_sub(1));
+        inner.floor.lock().look(inner.clock.now().mono, floor);
         Ok(())
-    }
-
-    /// Killed, the server may wait for the acknowledgement of a message that has left the stream: the floor
-    /// then stays where it is, and what is before the first message of the stream is done with all the same.
-    async fn look_at_floor(&self, acknowledged: u64) {
-        let inner = &self.0;
-        let now = inner.clock.now().mono;
-        if !inner.floor.lock().is_due(now) {
-            return;
-        }
-        if let Ok(first) = setup::first_place(&inner.jetstream).await {
-            let floor = acknowledged.max(first.saturating_sub(1));
-            inner.floor.lock().look(now, floor);
-        }
     }
 
     fn is_connected(&self) -> bool {

@@ -21,7 +21,7 @@ pub(super) struct Floor {
 
 impl Floor {
     /// Whether it is to be looked at: for some seconds the last look is enough.
-    pub(super) fn is_due(&self, now: Duration) -> bool {
+    fn is_due(&self, now: Duration) -> bool {
         let last = self.looks.back().map(|(at, _)| *at);
         last.is_none_or(|last| now.saturating_sub(last) >= SETTLES / LOOKS)
     }

@@ -109,11 +109,12 @@ async fn stream(jetstream: &Context, settings: &BusSettings) -> Result<(), Setup
     Ok(())
 }
 
-/// The place of the first message that is in the stream.
-pub(super) async fn first_place(jetstream: &Context) -> Result<u64, SetupError> {
+/// How many messages the stream has, and the place of the first.
+pub(super) async fn stream_state(jetstream: &Context) -> Result<(u64, u64), SetupError> {
     let stream = jetstream.get_stream(STREAM).await;
     let stream = stream.map_err(|error| SetupError::Passing(error.to_string()))?;
-    Ok(stream.cached_info().state.first_sequence)
+    let state = &stream.cached_info().state;
+    Ok((state.messages, state.first_sequence))
 }
 
 fn stream_config(settings: &BusSettings) -> Config {
