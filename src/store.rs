@@ -28,8 +28,9 @@ use crate::model::event::{
     DeadLetter, Event, EventCounts, EventFilter, EventPage, PageQuery, Receipt, Scan, ScanQuery,
     ScannedEvent, Sequence, StoredEvent,
 };
-use crate::model::id::IngestionId;
+use crate::model::id::{Arrival, IngestionId};
 use crate::model::ingestion::Ingestion;
+use crate::model::queue::QueueId;
 pub use crate::model::shared::SharedSettings;
 use crate::model::time::Timestamp;
 use crate::rollups::{Rollups, TenantComparison, UserKey};
@@ -95,6 +96,17 @@ pub struct KeptAnswer {
     pub body: u128,
     /// What was answered.
     pub ingestion: IngestionId,
+}
+
+/// Room in a queue, as this node has seen it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Which queue.
+    pub queue: QueueId,
+    /// The last ingestion that was seen.
+    pub after: Arrival,
+    /// How many more batches may wait than did then.
+    pub batches: u64,
 }
 
 /// Events that are ready to be written, by the store that made them so.
@@ -225,7 +237,7 @@ impl Store {
                 it.commit(changes).await
             }
             #[cfg(feature = "cluster")]
-            Arm::Postgres(it) => it.commit(Some(term), changes).await,
+            Arm::Postgres(it) => it.commit(Some(term), changes, None).await,
         }
     }
 
@@ -236,7 +248,21 @@ impl Store {
         match &self.0 {
             Arm::Embedded(it) => it.commit(changes).await,
             #[cfg(feature = "cluster")]
-            Arm::Postgres(it) => it.commit(None, changes).await,
+            Arm::Postgres(it) => it.commit(None, changes, None).await,
+        }
+    }
+
+    /// As [`Store::commit`] of one `Submitted`: refused as [`StoreError::QueueFull`] if what other nodes
+    /// accept at the same time leaves too little of the `room` that this one has seen.
+    pub async fn submit(&self, change: Change, room: Room) -> Result<(), StoreError> {
+        match &self.0 {
+            Arm::Embedded(it) => {
+                // What this process has seen is all there is.
+                let _ = room;
+                it.commit(vec![change]).await
+            }
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.commit(None, vec![change], Some(room)).await,
         }
     }
 

@@ -208,6 +208,49 @@ fn one_key_sent_to_both_nodes_at_once_is_one_ingestion() {
     assert_eq!(there, "30", "each key is one ingestion");
 }
 
+/// All nodes accept at the same time, each on what it has seen: together no more than may wait.
+#[test]
+fn a_queue_takes_no_more_than_its_bound_from_all_nodes_together() {
+    const BOUND: u64 = 40;
+    let Some(url) = database() else { return };
+    let homes = [(); 2].map(|()| {
+        let (home, setup) = setup(&url);
+        let setup = setup
+            .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "24h")
+            .with("TOLLGATE_QUEUES__DEFAULT__MAX_WAITING", BOUND.to_string());
+        (home, setup)
+    });
+    let nodes = Nodes::of(homes.into());
+    let submit = |connection: &mut http::Connection| {
+        let body = r#"{"ids": [1, 2, 3], "priority": "LOW"}"#;
+        connection.post_json("/ingest", body).unwrap().status
+    };
+    // The slot goes to the first one.
+    let leader = nodes.node(nodes.leader());
+    assert_eq!(submit(&mut leader.connect().unwrap()), 200);
+    std::thread::scope(|scope| {
+        for address in nodes.addresses().into_iter().cycle().take(16) {
+            scope.spawn(move || {
+                let mut connection = http::Connection::open(address).unwrap();
+                while submit(&mut connection) == 200 {}
+            });
+        }
+    });
+    let waiting = || {
+        let queues = nodes.node(0).get("/queues").unwrap().json();
+        queues["queues"][0]["waiting"]["LOW"].as_u64().unwrap()
+    };
+    let accepted = waiting();
+    assert!(accepted <= BOUND, "{accepted} wait");
+    // Those that raced may have refused each other, never let one too many in.
+    let mut connection = leader.connect().unwrap();
+    for _ in accepted..BOUND {
+        assert_eq!(submit(&mut connection), 200);
+    }
+    assert_eq!(submit(&mut connection), 429);
+    assert_eq!(waiting(), BOUND);
+}
+
 /// Which fault a node has.
 #[derive(Clone, Copy)]
 enum Fault {

@@ -256,7 +256,8 @@ impl From<StoreError> for Problem {
             | StoreError::Away(_)
             | StoreError::Deposed
             | StoreError::KeyTaken
-            | StoreError::MessageTaken => Duration::from_secs(5),
+            | StoreError::MessageTaken
+            | StoreError::QueueFull => Duration::from_secs(5),
             StoreError::Full => Duration::from_secs(10),
             StoreError::Failed(_) => Duration::from_mins(1),
         };

@@ -29,6 +29,8 @@ pub(crate) struct Registry {
     slab: Slab,
     /// By [`QueueId`]; a hole where a number was never used.
     queues: Vec<Option<Queue>>,
+    /// The arrival of the last ingestion that was submitted.
+    arrived: Arrival,
     /// The newest ingestions, the newest last: what a dashboard shows, without a walk over all.
     recent: VecDeque<IngestionId>,
     /// Whether the derived parts are kept. False while the store replays: they are then made once,
@@ -127,6 +129,11 @@ impl Registry {
             .find(id)
             .and_then(|slot| self.slab.get(slot))
             .map(|entry| &entry.ingestion)
+    }
+
+    /// The arrival of the last ingestion that was submitted, of those that it was told of.
+    pub(crate) const fn arrived(&self) -> Arrival {
+        self.arrived
     }
 
     /// The ingestion that a heap entry stands for.
@@ -364,6 +371,7 @@ impl Registry {
         }
         let queue = queue_mut(&mut self.queues, queue_id)?;
         queue.ingestions += 1;
+        self.arrived = self.arrived.max(ingestion.arrival);
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }

@@ -19,7 +19,7 @@ use crate::model::priority::Priority;
 use crate::model::queue::QueueId;
 use crate::quota::Shared;
 use crate::quota::claim::{Answer, Claimed};
-use crate::store::StoreError;
+use crate::store::{Room, StoreError};
 use crate::telemetry::counted;
 
 /// How long an `Idempotency-Key` is remembered.
@@ -28,6 +28,9 @@ pub const KEEP_KEYS: Duration = Duration::from_hours(24);
 /// The longest that a submission waits for the scheduler of an idle queue to take it up. Reached
 /// only if the disk takes that long; the submission itself is durable already.
 const TAKE_UP: Duration = Duration::from_secs(2);
+
+/// How often a submission is tried again for which other nodes were faster.
+const TRIES: u32 = 3;
 
 /// A request to accept ids. Every field is legal already.
 #[derive(Clone, Debug)]
@@ -162,69 +165,84 @@ impl Jobs {
         let Some(handle) = inner.live.handle(submission.queue) else {
             return Err(StoreError::Closed.into());
         };
-        // Whether there is room is decided on what all nodes have accepted.
-        inner.store.sync().await?;
-        let now = inner.clock.now();
         let batches = decide::batch_count(submission.ids.len(), &handle.settings);
-        let reservation = self.reserve(submission.queue, handle, batches)?;
-        let id = IngestionId::new(Uuid::now_v7());
-        let priority = submission.priority;
-        let change = Change::Submitted {
-            ingestion: Ingestion {
-                id,
-                arrival: Arrival(0),
-                created_at: now.wall,
-                ids: submission.ids,
-                extras: submission.extras,
-                runs: None,
-                queue: submission.queue,
-                batch_size: handle.settings.batch_size,
-                priority,
-            },
-            idempotency: submission.idempotency.map(|key| IdempotencyRecord {
-                key: key.key,
-                body: key.body,
-                expires_at: now.wall.plus(KEEP_KEYS),
-            }),
-        };
-        let mut moved = handle.moved.subscribe();
-        moved.mark_unchanged();
-        inner.store.commit(vec![change]).await?;
-        drop(reservation);
-        self.tell_accepted(id, submission.queue, priority, batches);
-        self.taken_up(submission.queue, handle, moved).await;
-        Ok(id)
+        let mut tries = 1..=TRIES;
+        loop {
+            // Whether there is room is decided on what all nodes have accepted.
+            inner.store.sync().await?;
+            let reservation = self.reserve(submission.queue, handle, batches)?;
+            let ingestion = self.ingestion(&submission, handle);
+            let (id, now) = (ingestion.id, ingestion.created_at);
+            let change = Change::Submitted {
+                ingestion,
+                idempotency: submission.idempotency.map(|key| IdempotencyRecord {
+                    key: key.key,
+                    body: key.body,
+                    expires_at: now.plus(KEEP_KEYS),
+                }),
+            };
+            let mut moved = handle.moved.subscribe();
+            moved.mark_unchanged();
+            match inner.store.submit(change, reservation.room).await {
+                // Other nodes were faster: perhaps there is still room.
+                Err(StoreError::QueueFull) if tries.next().is_some() => continue,
+                done => done?,
+            }
+            drop(reservation);
+            self.tell_accepted(id, submission.queue, submission.priority, batches);
+            self.taken_up(submission.queue, handle, moved).await;
+            return Ok(id);
+        }
+    }
+
+    fn ingestion(&self, submission: &Submission, handle: &QueueHandle) -> Ingestion {
+        Ingestion {
+            id: IngestionId::new(Uuid::now_v7()),
+            arrival: Arrival(0),
+            created_at: self.0.clock.now().wall,
+            ids: Arc::clone(&submission.ids),
+            extras: submission.extras.clone(),
+            runs: None,
+            queue: submission.queue,
+            batch_size: handle.settings.batch_size,
+            priority: submission.priority,
+        }
     }
 
     /// Holds room for `batches` in the queue until they are in the registry.
     fn reserve<'a>(
         &self,
-        queue: QueueId,
+        id: QueueId,
         handle: &'a QueueHandle,
         batches: u64,
     ) -> Result<Reservation<'a>, SubmitError> {
         let (limit, batch_size) = (handle.settings.max_waiting, handle.settings.batch_size);
         if batches > limit {
             return Err(SubmitError::TooLarge {
-                queue: self.name_of(queue).to_owned(),
+                queue: self.name_of(id).to_owned(),
                 limit,
                 batch_size: batch_size.get(),
             });
         }
         // Reserved first: two that race for the last room may both be refused, never both let in.
         let reserved = handle.reserved.fetch_add(batches, Ordering::AcqRel) + batches;
+        let registry = self.0.live.registry.read();
+        let queue = registry.queue(id);
+        let waiting = queue.map_or(0, |queue| {
+            queue.waiting().iter().sum::<u64>() + queue.retrying() as u64
+        });
         let reservation = Reservation {
             reserved: &handle.reserved,
             batches,
+            room: Room {
+                queue: id,
+                after: registry.arrived(),
+                batches: limit.saturating_sub(waiting),
+            },
         };
-        let registry = self.0.live.registry.read();
-        let Some(queue) = registry.queue(queue) else {
-            return Err(StoreError::Closed.into());
-        };
-        let waiting = queue.waiting().iter().sum::<u64>() + queue.retrying() as u64;
         if waiting + reserved > limit {
             return Err(SubmitError::QueueFull {
-                queue: queue.name.to_string(),
+                queue: self.name_of(id).to_owned(),
                 waiting,
                 limit,
                 retry_after: handle.settings.interval.max(Duration::from_secs(1)),
@@ -289,6 +307,8 @@ impl Jobs {
 struct Reservation<'a> {
     reserved: &'a AtomicU64,
     batches: u64,
+    /// In all, of which this is a part.
+    room: Room,
 }
 
 impl Drop for Reservation<'_> {

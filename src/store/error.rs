@@ -34,6 +34,9 @@ pub enum StoreError {
     /// prepared anew.
     #[error("other requests held some of the events")]
     Again,
+    /// What nodes accepted at the same time leaves no room in the queue.
+    #[error("the queue is full")]
+    QueueFull,
     /// The process is shutting down.
     #[error("the service is shutting down")]
     Closed,

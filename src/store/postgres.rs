@@ -45,7 +45,7 @@ use self::lead::Election;
 use self::time::At;
 use self::writer::{Commit, Writer};
 use super::error::{OpenError, StoreError};
-use super::{KeptAnswer, SharedSettings, StoreState, Term};
+use super::{KeptAnswer, Room, SharedSettings, StoreState, Term};
 use crate::clock::Clock;
 use crate::model::change::Change;
 use crate::model::id::IngestionId;
@@ -159,6 +159,7 @@ impl Postgres {
         &self,
         leader: Option<Term>,
         changes: Vec<Change>,
+        room: Option<Room>,
     ) -> Result<(), StoreError> {
         let weight: usize = changes.iter().map(weight_of).sum();
         let weight = u32::try_from(weight.min(WEIGHT)).unwrap_or(u32::MAX);
@@ -168,6 +169,7 @@ impl Postgres {
         let commit = Commit {
             changes,
             leader: leader.map(|term| term.0),
+            room,
             reply,
             _weight: permit,
         };

@@ -45,6 +45,7 @@ impl Fault {
             StoreError::Deposed
             | StoreError::KeyTaken
             | StoreError::MessageTaken
+            | StoreError::QueueFull
             | StoreError::Closed => {
                 format!("{name}: closed")
             }

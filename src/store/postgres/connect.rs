@@ -44,6 +44,9 @@ const KEY_TAKEN: &str = "TG002";
 /// The error that it raises where a message of the bus was committed before.
 const MESSAGE_TAKEN: &str = "TG003";
 
+/// The error that it raises where a queue has no room.
+const QUEUE_FULL: &str = "TG004";
+
 /// Where the server is, and how to connect to it.
 #[derive(Clone)]
 pub(super) struct Server {
@@ -185,6 +188,7 @@ pub(super) fn fault(error: &tokio_postgres::Error) -> StoreError {
         code if code.code() == DEPOSED => StoreError::Deposed,
         code if code.code() == KEY_TAKEN => StoreError::KeyTaken,
         code if code.code() == MESSAGE_TAKEN => StoreError::MessageTaken,
+        code if code.code() == QUEUE_FULL => StoreError::QueueFull,
         code if *code == SqlState::DISK_FULL => StoreError::Full,
         code if *code == SqlState::UNDEFINED_TABLE => {
             StoreError::Damaged(refusal.message().to_owned())

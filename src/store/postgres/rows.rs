@@ -10,6 +10,7 @@ use super::time::At;
 use crate::model::batch::{BatchRun, BatchStatus};
 use crate::model::change::Change;
 use crate::model::ingestion::Ingestion;
+use crate::store::Room;
 
 /// Each takes the columns below in their order. Numbers are taken from `head`, which the transaction
 /// has advanced and holds.
@@ -56,6 +57,8 @@ const END: &str = "UPDATE ingestion SET ended_at = it.at
 
 const KEPT: &str = "SELECT keep_answers($1, $2, $3, $4)";
 
+const ROOM: &str = "SELECT keep_within($1, $2, $3)";
+
 type Parameters<'p> = &'p [&'p (dyn ToSql + Sync)];
 
 /// The statements of one connection.
@@ -68,6 +71,7 @@ pub(super) struct Statements {
     rest: Statement,
     end: Statement,
     kept: Statement,
+    room: Statement,
     advance: Statement,
 }
 
@@ -82,6 +86,7 @@ impl Statements {
             rest: session.prepare(REST).await?,
             end: session.prepare(END).await?,
             kept: session.prepare(KEPT).await?,
+            room: session.prepare(ROOM).await?,
             advance: session.prepare("SELECT * FROM advance($1, $2, $3)").await?,
         })
     }
@@ -105,6 +110,8 @@ pub(super) struct Rows {
     rests: (Vec<i64>, Vec<&'static str>, Vec<At>),
     ends: (Vec<i64>, Vec<At>),
     kept: (Vec<Uuid>, Vec<Uuid>, Vec<Uuid>, Vec<At>),
+    /// By queue: the last arrival that was seen, and how many batches fitted then.
+    room: (Vec<i16>, Vec<i64>, Vec<i64>),
 }
 
 #[derive(Default)]
@@ -145,6 +152,27 @@ impl Rows {
             rows.push(change);
         }
         rows
+    }
+
+    /// What is submitted must fit in there. Of several rooms in a queue the least counts, seen the
+    /// longest ago: what fits there fits in all.
+    pub(super) fn keep_within(&mut self, room: Room) {
+        let (queues, seen, batches) = &mut self.room;
+        let queue = room.queue.0.cast_signed();
+        let (after, free) = (
+            room.after.0.cast_signed(),
+            i64::try_from(room.batches).unwrap_or(i64::MAX),
+        );
+        let place = queues.iter().position(|known| *known == queue);
+        if let Some((seen, batches)) =
+            place.and_then(|place| Some((seen.get_mut(place)?, batches.get_mut(place)?)))
+        {
+            (*seen, *batches) = (after.min(*seen), free.min(*batches));
+        } else {
+            queues.push(queue);
+            seen.push(after);
+            batches.push(free);
+        }
     }
 
     fn push(&mut self, change: &Change) {
@@ -272,18 +300,14 @@ impl Rows {
             &runs.retry_at,
             &runs.failures,
         ];
-        let (queues, slots, rests, ends, kept) = (
-            &self.queues,
-            &self.slots,
-            &self.rests,
-            &self.ends,
-            &self.kept,
-        );
+        let (queues, slots, rests, ends) = (&self.queues, &self.slots, &self.rests, &self.ends);
+        let (kept, rooms) = (&self.kept, &self.room);
         let queue: Parameters<'_> = &[&queues.0, &queues.1, &queues.2];
         let slot: Parameters<'_> = &[&slots.0, &slots.1];
         let rest: Parameters<'_> = &[&rests.0, &rests.1, &rests.2];
         let end: Parameters<'_> = &[&ends.0, &ends.1];
         let answer: Parameters<'_> = &[&kept.0, &kept.1, &kept.2, &kept.3];
+        let room: Parameters<'_> = &[&rooms.0, &rooms.1, &rooms.2];
         let write = |rows: usize, statement, parameters| async move {
             if rows == 0 {
                 return Ok(0);
@@ -303,14 +327,28 @@ impl Rows {
             write(rests.0.len(), &statements.rest, rest),
             write(ends.0.len(), &statements.end, end),
             write(kept.0.len(), &statements.kept, answer),
+            write(rooms.0.len(), &statements.room, room),
             session.batch_execute("NOTIFY tollgate"),
             session.batch_execute("COMMIT"),
         );
-        let (begun, head, change, ingestion, run, queue, slot, rest, end, kept, told, committed) =
-            done;
+        let (
+            begun,
+            head,
+            change,
+            ingestion,
+            run,
+            queue,
+            slot,
+            rest,
+            end,
+            kept,
+            room,
+            told,
+            committed,
+        ) = done;
         begun?;
         let head = head?;
-        for written in [change, ingestion, run, queue, slot, rest, end, kept] {
+        for written in [change, ingestion, run, queue, slot, rest, end, kept, room] {
             written?;
         }
         told?;
@@ -389,4 +427,24 @@ impl Runs {
 pub(super) fn status_of(name: &str) -> Option<BatchStatus> {
     let mut all = BatchStatus::ALL.into_iter();
     all.find(|status| status.as_str() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::Arrival;
+    use crate::model::queue::QueueId;
+
+    #[test]
+    fn of_several_rooms_in_a_queue_the_least_counts() {
+        let mut rows = Rows::default();
+        for (queue, after, batches) in [(1, 7, 3), (2, 9, u64::MAX), (1, 5, 4), (1, 6, 2)] {
+            rows.keep_within(Room {
+                queue: QueueId(queue),
+                after: Arrival(after),
+                batches,
+            });
+        }
+        assert_eq!(rows.room, (vec![1, 2], vec![5, 9], vec![2, i64::MAX]));
+    }
 }

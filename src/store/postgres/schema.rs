@@ -8,11 +8,12 @@ use super::connect::{Session, fault};
 use crate::store::error::{OpenError, StoreError};
 
 /// Each brings a database from the version before it, counted from 1.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("sql/0001.sql"),
     include_str!("sql/0002.sql"),
     include_str!("sql/0003.sql"),
     include_str!("sql/0004.sql"),
+    include_str!("sql/0005.sql"),
 ];
 
 /// The advisory lock of those that change tables.

@@ -10,6 +10,7 @@ use super::follow::Own;
 use super::rows::{Head, Rows, Statements};
 use crate::model::change::Change;
 use crate::model::id::Arrival;
+use crate::store::Room;
 use crate::store::error::StoreError;
 
 /// The most changes of one transaction, and the most ids in them, beyond the first commit.
@@ -21,6 +22,8 @@ pub(super) struct Commit {
     pub(super) changes: Vec<Change>,
     /// Only if the node with this epoch still leads.
     pub(super) leader: Option<i64>,
+    /// Only if what it submits fits in there.
+    pub(super) room: Option<Room>,
     pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
     /// Its weight in the queue, given back when this is dropped.
     pub(super) _weight: tokio::sync::OwnedSemaphorePermit,
@@ -84,14 +87,18 @@ impl Writer {
                 self.tell(None);
                 self.hand_on(head, &mut group).await;
             }
-            // One of them brings a key that has an answer: the others are none the worse for it.
-            Err(StoreError::KeyTaken) if group.len() > 1 => {
+            // One of them brings a key that has an answer, or too much: the others are none the worse
+            // for it.
+            Err(StoreError::KeyTaken | StoreError::QueueFull) if group.len() > 1 => {
                 for commit in group {
                     Box::pin(self.write(open, vec![commit])).await;
                 }
             }
             Err(error) => {
-                if !matches!(error, StoreError::Deposed | StoreError::KeyTaken) {
+                if !matches!(
+                    error,
+                    StoreError::Deposed | StoreError::KeyTaken | StoreError::QueueFull
+                ) {
                     // Whether it was committed can't be told: a new connection shows what there is.
                     *open = None;
                     self.tell(Some(error.clone()));
@@ -125,7 +132,10 @@ impl Writer {
         else {
             return Err(StoreError::Closed);
         };
-        let rows = Rows::of(group.iter().flat_map(|commit| &commit.changes));
+        let mut rows = Rows::of(group.iter().flat_map(|commit| &commit.changes));
+        for room in group.iter().filter_map(|commit| commit.room) {
+            rows.keep_within(room);
+        }
         let leader = group.first().and_then(|commit| commit.leader);
         let written = rows.write(session, statements, leader).await;
         written.map_err(|error| fault(&error))
