@@ -232,7 +232,13 @@ fn a_queue_takes_no_more_than_its_bound_from_all_nodes_together() {
         for address in nodes.addresses().into_iter().cycle().take(16) {
             scope.spawn(move || {
                 let mut connection = http::Connection::open(address).unwrap();
-                while submit(&mut connection) == 200 {}
+                let refused = loop {
+                    let status = submit(&mut connection);
+                    if status != 200 {
+                        break status;
+                    }
+                };
+                assert_eq!(refused, 429);
             });
         }
     });

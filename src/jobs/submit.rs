@@ -186,6 +186,9 @@ impl Jobs {
             match inner.store.submit(change, reservation.room).await {
                 // Other nodes were faster: perhaps there is still room.
                 Err(StoreError::QueueFull) if tries.next().is_some() => continue,
+                Err(StoreError::QueueFull) => {
+                    return Err(self.full(submission.queue, handle, reservation.waiting));
+                }
                 done => done?,
             }
             drop(reservation);
@@ -234,6 +237,7 @@ impl Jobs {
         let reservation = Reservation {
             reserved: &handle.reserved,
             batches,
+            waiting,
             room: Room {
                 queue: id,
                 after: registry.arrived(),
@@ -241,14 +245,18 @@ impl Jobs {
             },
         };
         if waiting + reserved > limit {
-            return Err(SubmitError::QueueFull {
-                queue: self.name_of(id).to_owned(),
-                waiting,
-                limit,
-                retry_after: handle.settings.interval.max(Duration::from_secs(1)),
-            });
+            return Err(self.full(id, handle, waiting));
         }
         Ok(reservation)
+    }
+
+    fn full(&self, queue: QueueId, handle: &QueueHandle, waiting: u64) -> SubmitError {
+        SubmitError::QueueFull {
+            queue: self.name_of(queue).to_owned(),
+            waiting,
+            limit: handle.settings.max_waiting,
+            retry_after: handle.settings.interval.max(Duration::from_secs(1)),
+        }
     }
 
     /// If the queue could start a batch now, waits until its scheduler has looked: after a POST to an
@@ -307,6 +315,8 @@ impl Jobs {
 struct Reservation<'a> {
     reserved: &'a AtomicU64,
     batches: u64,
+    /// How many waited when it was made.
+    waiting: u64,
     /// In all, of which this is a part.
     room: Room,
 }
