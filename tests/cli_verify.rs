@@ -85,6 +85,11 @@ fn what_nodes_share_is_verified_while_another_one_runs() {
     let told: Value = serde_json::from_str(out(&sound)).unwrap();
     assert_eq!(told["checks"][0]["found"], 3);
     assert_eq!(told["tenants"].as_array().unwrap().len(), 2);
+    // Also where no node has run.
+    let elsewhere = Home::new();
+    let same = elsewhere.run(&url, &["verify", "--store-url", &database, "--json"]);
+    assert_eq!(out(&same), out(&sound), "{}", err(&same));
+    assert!(!elsewhere.path("data").exists());
     backing::psql(&database, "UPDATE event SET type = 'other' WHERE id = '2'").unwrap();
     let changed = verify(&[]);
     assert_eq!(changed.status.code(), Some(1), "{}", out(&changed));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::table::Table;
 use super::{Failure, directory, output};
@@ -14,7 +15,7 @@ use crate::store::{Check, Store, StoreError, Verified};
 const EXAMPLES: &str = "\
 Nothing is written but what every start writes. A server that uses the directory must be stopped first.
 Of a database that nodes share, the others may run, if no events are accepted meanwhile; what is kept
-in the directory of one that does not run is compared with it.
+in the directory of one that does not run is compared with it, if there is one.
 
 Examples:
   tollgate verify
@@ -25,9 +26,9 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct VerifyArgs {
-    /// The data directory of a server that does not run
-    #[arg(long, value_name = "DIR", default_value = "data")]
-    data_dir: PathBuf,
+    /// The data directory of a server that does not run [default: data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// The PostgreSQL that its node shares with others, if it does
     #[arg(long, value_name = "URL")]
     store_url: Option<String>,
@@ -37,16 +38,28 @@ pub(super) struct VerifyArgs {
 }
 
 pub(super) async fn run(args: VerifyArgs) -> Result<(), Failure> {
-    if !args.data_dir.is_dir() {
-        let dir = args.data_dir.display();
+    let asked = args.data_dir.is_some() || args.store_url.is_none();
+    let dir = args.data_dir.unwrap_or_else(|| "data".into());
+    let is_there = dir.is_dir();
+    if asked && !is_there {
+        let dir = dir.display();
         return Err(Failure::Failed(format!("there is no directory {dir}")));
     }
-    let store = match args.store_url {
-        None => directory::open(&args.data_dir)?,
-        Some(url) => shared(url, args.data_dir).await?,
+    let (store, scratch) = match args.store_url {
+        None => (directory::open(&dir)?, None),
+        Some(url) if is_there => (shared(url, dir).await?, None),
+        // What no node has kept here is made anew.
+        Some(url) => {
+            let scratch = std::env::temp_dir().join(format!("tollgate-{}", Uuid::new_v4()));
+            (shared(url, scratch.clone()).await?, Some(scratch))
+        }
     };
     let verified = store.verify().await;
     store.close().await;
+    if let Some(scratch) = scratch {
+        // What is left of it is nobody's.
+        let _ = std::fs::remove_dir_all(scratch);
+    }
     let verified = verified.map_err(|error| match error {
         StoreError::Busy if store.is_shared() => {
             Failure::Failed("events were accepted meanwhile: try again without them".to_owned())
