@@ -130,7 +130,7 @@ async fn of_what_the_version_before_erased_the_facts_are_compared() {
         "ALTER TABLE erased DROP COLUMN sequence, DROP COLUMN identity;
          DROP TRIGGER kept ON erased;
          DROP TABLE message;
-         DROP FUNCTION known_messages, take_messages;
+         DROP FUNCTION known_messages, take_messages, keep_within;
          DELETE FROM tollgate_version WHERE version >= 3",
     )
     .unwrap();
