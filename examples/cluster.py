@@ -16,6 +16,7 @@ import argparse
 import glob
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -37,8 +38,8 @@ PARTS = ("postgres", "nats", "redis", "balancer")
 START = 60
 STOP = 15
 
-# Another process may take a free port before its owner does; then another port is tried, so often.
-PORTS = 3
+# Ports are tried so often before giving up.
+PORTS = 1_000
 
 POLL = 0.05
 
@@ -56,6 +57,8 @@ class Process:
     popen: subprocess.Popen
     # What asks it to stop gracefully.
     stop: signal.Signals
+    # Its port stays its own while this is open.
+    claim: socket.socket
 
 
 def program(name: str, package: str) -> str:
@@ -68,11 +71,21 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def claim_port() -> socket.socket:
+    """A port that no other of these scripts takes while this UDP socket of the same number is open, and
+    that Linux gives to nobody who does not ask for it (`ip_local_port_range`)."""
+    for _ in range(PORTS):
+        address = ("127.0.0.1", random.randrange(20_000, 32_768))
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind(address)
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+            return claim
+        except OSError:
+            claim.close()
+    raise Failed("no port is free")
 
 
 def connects(port: int) -> bool:
@@ -114,32 +127,32 @@ class Cluster:
         `url` and in the values of `env` becomes the port."""
         folder = self.home / name
         folder.mkdir(exist_ok=True)
-        for _ in range(PORTS):
-            port = free_port()
-            settings = {key: value.replace("{port}", str(port)) for key, value in (env or {}).items()}
-            # It must not outlive this program, however that ends; its own group keeps Ctrl-C from it.
-            guard = ["setpriv", "--pdeathsig", stop.name.removeprefix("SIG")]
-            with open(folder / "log", "ab") as log:
-                popen = subprocess.Popen(
-                    [*guard, *as_user(user), "--", *command(port, folder)],
-                    cwd=folder,
-                    env={**outside(), **settings},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            process = Process(name, url.replace("{port}", str(port)), popen, stop)
-            self.running.append(process)
-            give_up = time.monotonic() + START
-            while popen.poll() is None and time.monotonic() < give_up:
-                if ready(port):
-                    print(f"{name:<10} {process.url}  (process {popen.pid})", flush=True)
-                    return process.url, port
-                time.sleep(POLL)
-            if popen.poll() is None:
-                raise Failed(f"{name} is not ready after {START} s: {self.last_words(name)}")
-            self.running.remove(process)
+        claim = claim_port()
+        port = claim.getsockname()[1]
+        settings = {key: value.replace("{port}", str(port)) for key, value in (env or {}).items()}
+        # It must not outlive this program, however that ends; its own group keeps Ctrl-C from it.
+        guard = ["setpriv", "--pdeathsig", stop.name.removeprefix("SIG")]
+        with open(folder / "log", "ab") as log:
+            popen = subprocess.Popen(
+                [*guard, *as_user(user), "--", *command(port, folder)],
+                cwd=folder,
+                env={**outside(), **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        process = Process(name, url.replace("{port}", str(port)), popen, stop, claim)
+        self.running.append(process)
+        give_up = time.monotonic() + START
+        while popen.poll() is None and time.monotonic() < give_up:
+            if ready(port):
+                print(f"{name:<10} {process.url}  (process {popen.pid})", flush=True)
+                return process.url, port
+            time.sleep(POLL)
+        if popen.poll() is None:
+            raise Failed(f"{name} is not ready after {START} s: {self.last_words(name)}")
+        self.running.remove(process)
         raise Failed(f"{name} ended with {popen.returncode}: {self.last_words(name)}")
 
     def last_words(self, name: str) -> str:

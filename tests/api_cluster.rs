@@ -32,6 +32,8 @@ mod events_read;
 mod events_stream;
 #[path = "api/hostile.rs"]
 mod hostile;
+#[path = "support/port.rs"]
+mod port;
 #[path = "api/results.rs"]
 mod results;
 #[path = "api/service.rs"]

@@ -12,6 +12,8 @@ mod home;
 mod http;
 #[path = "bus/killed.rs"]
 mod killed;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/server.rs"]
 mod server;
 

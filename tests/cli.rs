@@ -6,13 +6,15 @@
     missing_docs
 )]
 
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/stub.rs"]
 mod stub;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
+use port::Port;
 use stub::Server;
 
 const ID: &str = "0193f5a0-0000-7000-8000-000000000001";
@@ -210,9 +212,8 @@ fn what_the_server_refuses_exits_1_with_its_words() {
 
 #[test]
 fn failures_exit_1() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
+    let port = Port::claim();
+    let nobody = format!("http://{}", port.address());
     for arguments in [
         &["submit", "1"][..],
         &["status", ID],

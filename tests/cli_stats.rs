@@ -10,6 +10,8 @@
 mod home;
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/server.rs"]
 mod server;
 #[path = "support/stub.rs"]

@@ -17,6 +17,8 @@ mod ledger;
 mod load;
 #[path = "cluster/namespace.rs"]
 mod namespace;
+#[path = "support/port.rs"]
+mod port;
 #[path = "cluster/relay.rs"]
 mod relay;
 #[path = "support/server.rs"]

@@ -10,6 +10,8 @@
 mod http;
 #[path = "crash/ledger.rs"]
 mod ledger;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/server.rs"]
 mod server;
 

@@ -4,6 +4,8 @@
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "support/port.rs"]
+mod port;
 #[path = "event_nodes/verify.rs"]
 mod verify;
 

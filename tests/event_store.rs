@@ -4,6 +4,8 @@
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "support/port.rs"]
+mod port;
 
 use std::collections::HashMap;
 use std::fs;

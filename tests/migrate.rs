@@ -10,6 +10,8 @@ mod home;
 mod http;
 #[path = "migrate/killed.rs"]
 mod killed;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/server.rs"]
 mod server;
 

@@ -6,6 +6,8 @@
 mod backing;
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/port.rs"]
+mod port;
 #[path = "cluster/relay.rs"]
 mod relay;
 #[path = "support/server.rs"]

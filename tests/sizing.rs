@@ -3,6 +3,8 @@
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "support/port.rs"]
+mod port;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -6,6 +6,8 @@
 mod backing;
 #[path = "store_conformance/messages.rs"]
 mod messages;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/store_model.rs"]
 mod store_model;
 

@@ -7,6 +7,8 @@
 mod disk;
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/server.rs"]
 mod server;
 

@@ -4,6 +4,8 @@
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "support/port.rs"]
+mod port;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};

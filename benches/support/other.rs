@@ -1,18 +1,19 @@
 //! Starts servers of others: each from its Debian package, on a free port, over a temporary directory.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::process::command::free_port;
+use super::process::port::Port;
 
 /// A server of another kind; killed when dropped.
 pub(crate) struct Other {
     child: Child,
     pub(crate) address: SocketAddr,
+    _port: Port,
     _home: TempDir,
 }
 
@@ -26,15 +27,16 @@ impl Other {
             println!("  {program} is not installed");
             return None;
         }
-        let (home, port) = (tempfile::tempdir().unwrap(), free_port());
-        let mut command = command(&home, port);
+        let (home, port) = (tempfile::tempdir().unwrap(), Port::claim());
+        let mut command = command(&home, port.number());
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut other = Self {
             child: command.spawn().unwrap(),
-            address: (Ipv4Addr::LOCALHOST, port).into(),
+            address: port.address(),
+            _port: port,
             _home: home,
         };
         let started = Instant::now();

@@ -3,10 +3,12 @@
 #![allow(dead_code, reason = "shared: each benchmark uses its part")]
 
 #[path = "../../tests/support/command.rs"]
-pub(crate) mod command;
+mod command;
+#[path = "../../tests/support/port.rs"]
+pub(crate) mod port;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use self::command::{free_port, serve};
+use self::command::serve;
+use self::port::Port;
 use super::client::get_once;
 
 /// How a server is started; the directory lives as long as the last of its servers.
@@ -28,6 +31,7 @@ pub(crate) struct Setup {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    _port: Port,
     _home: Arc<TempDir>,
 }
 
@@ -54,14 +58,15 @@ impl Setup {
 
     /// Starts it and measures the time until `path` answers 200.
     pub(crate) fn start_until(&self, path: &str) -> (Server, Duration) {
-        let port = free_port();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut command = serve(self.home.path(), port, self.env.iter().cloned());
+        let port = Port::claim();
+        let address = port.address();
+        let mut command = serve(self.home.path(), port.number(), self.env.iter().cloned());
         let started = Instant::now();
         let child = command.spawn().unwrap();
         let mut server = Server {
             child,
             address,
+            _port: port,
             _home: Arc::clone(&self.home),
         };
         while get_once(address, path) != Some(200) {

@@ -20,6 +20,8 @@ mod events;
 mod events_read;
 mod events_stream;
 mod hostile;
+#[path = "../support/port.rs"]
+mod port;
 mod results;
 mod service;
 mod status;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use super::port::Port;
 
 /// The names of their directories begin with this and the number of the process.
 const PREFIX: &str = "tollgate-backing-";
@@ -37,7 +39,7 @@ pub(crate) struct Backing {
     program: PathBuf,
     arguments: Vec<String>,
     child: Option<Child>,
-    port: u16,
+    port: Port,
     home: TempDir,
 }
 
@@ -69,9 +71,9 @@ impl Backing {
         remove_left_over();
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let home = tempfile::Builder::new().prefix(&prefix).tempdir();
-        let (home, port) = (home.unwrap(), free_port());
+        let (home, port) = (home.unwrap(), Port::claim());
         let mut backing = Self {
-            arguments: arguments(home.path(), port),
+            arguments: arguments(home.path(), port.number()),
             program,
             child: None,
             port,
@@ -146,7 +148,7 @@ impl Backing {
 
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        self.port.address()
     }
 
     /// Its process.
@@ -205,7 +207,7 @@ impl Backing {
 
     /// PostgreSQL: the URL of a database of that name.
     pub(crate) fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres@{}/{database}", self.address())
     }
 
     /// PostgreSQL: the URL of a new database.
@@ -323,10 +325,4 @@ fn as_postgres(program: &Path) -> Command {
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener.and_then(|it| it.local_addr()).unwrap().port()
 }

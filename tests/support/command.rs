@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -31,12 +30,4 @@ pub(crate) fn serve<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         .stdout(Stdio::null())
         .stderr(File::create(home.join("log")).unwrap());
     command
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .unwrap()
-        .port()
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use self::command::{free_port, serve};
+use self::command::serve;
 use super::http::{Connection, Reply};
+use super::port::Port;
 
 /// Polls before giving up, and the pause between two: a minute in all.
 const POLLS: u32 = 6_000;
@@ -25,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
+    _port: Port,
     log: PathBuf,
 }
 
@@ -75,7 +77,7 @@ impl Setup {
         self.home.join("data")
     }
 
-    /// Starts the binary on a free port and returns once `/ready` answers 200.
+    /// Starts the binary on a port of its own and returns once `/ready` answers 200.
     pub(crate) fn start(&self) -> Server {
         let mut server = self.spawn();
         poll("/ready answers 200", || {
@@ -88,17 +90,18 @@ impl Setup {
         server
     }
 
-    /// Starts the binary on a free port, and does not wait.
+    /// Starts the binary on a port of its own, and does not wait.
     pub(crate) fn spawn(&self) -> Server {
-        let port = free_port();
-        let mut command = serve(&self.home, port, self.env.iter().cloned());
+        let port = Port::claim();
+        let mut command = serve(&self.home, port.number(), self.env.iter().cloned());
         if let Some(namespace) = &self.namespace {
             command = entering(namespace, &command);
             command.stderr(File::create(self.home.join("log")).unwrap());
         }
         Server {
             child: command.spawn().unwrap(),
-            address: (self.host, port).into(),
+            address: (self.host, port.number()).into(),
+            _port: port,
             log: self.home.join("log"),
         }
     }
