@@ -74,12 +74,11 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
             Jobs::open(jobs, &store, clock.clone(), metrics.clone()).await?
         }
     };
-    let keeper = tokio::spawn(jobs.events().clone().keep_house());
     jobs.share_keys(shared.clone());
-    let consumers = jobs.events().clone().over(bus.clone()).consume();
-    let state = HttpState::new(jobs.clone(), metrics, clock.clone(), settings.max_body);
-    let mut state = state.over(bus.clone());
-    (state.quota, state.shared) = (quota, shared);
+    let events = jobs.events().clone().over(bus.clone());
+    let background = events.start();
+    let mut state = HttpState::new(jobs.clone(), metrics, clock.clone(), settings.max_body);
+    (state.events, state.quota, state.shared) = (events, quota, shared);
     let banner = AdHoc::on_liftoff("banner", |rocket| {
         Box::pin(async move {
             let config = rocket.config();
@@ -100,9 +99,8 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         Err(error) => Err(AppError::Server(sentence(&error, &place))),
     };
     tracing::info!("stopping: batches that run may end");
-    keeper.abort();
     let began = clock.now().mono;
-    consumers.stop(HANDS).await;
+    background.stop(HANDS).await;
     bus.close().await;
     let took = clock.now().mono.saturating_sub(began);
     jobs.stop(GRACE.saturating_sub(took), STOP.saturating_sub(took))

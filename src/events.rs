@@ -1,9 +1,9 @@
 //! Events: what others push is accepted once, kept, and read back.
 
+mod background;
 mod cold;
 #[cfg(feature = "cluster")]
 mod consume;
-mod consumers;
 mod housekeeping;
 mod ingest;
 pub mod json;
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 pub use crate::model::event::EventsSettings;
 use crate::store::Store;
 use crate::telemetry::Metrics;
-pub use consumers::Consumers;
+pub use background::Background;
 pub use ingest::{EventReceipt, IngestError, Ingested, NO_TYPE, Outcome};
 
 /// The handle to all events. Cheap to clone.
@@ -57,11 +57,5 @@ impl Events {
     #[must_use]
     pub fn over(self, bus: Bus) -> Self {
         Self { bus, ..self }
-    }
-
-    /// Merges small blocks, erases old events and moves others to the cold tier, until the store is
-    /// closed.
-    pub async fn keep_house(self) {
-        housekeeping::run(self).await;
     }
 }

@@ -34,7 +34,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::error::{Code, Problem};
 use crate::analytics::Analytics;
-use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::jobs::Jobs;
@@ -124,15 +123,6 @@ impl HttpState {
             bodies: Arc::new(body::Budget::new(limits.max_bodies)),
             waiters: Arc::new(Semaphore::new(limits.max_waiters)),
             run: shared_by.unwrap_or_else(|| fastrand::u64(..)),
-        }
-    }
-
-    /// The same, with the events of clients going over `bus`.
-    #[must_use]
-    pub fn over(self, bus: Bus) -> Self {
-        Self {
-            events: self.events.over(bus),
-            ..self
         }
     }
 

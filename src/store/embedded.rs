@@ -21,6 +21,7 @@ mod fault;
 mod idempotency;
 mod jobs;
 mod load;
+mod lock;
 mod meta;
 mod queues;
 mod readers;
@@ -38,7 +39,7 @@ mod writer;
 mod tests;
 
 use std::convert::Infallible;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -59,6 +60,7 @@ use self::events::scan::Scans;
 pub(super) use self::events::spent::{Gone, GoneEvent, Place};
 use self::events::write::Append;
 use self::fault::Fault;
+use self::lock::DirLock;
 #[cfg(feature = "cluster")]
 pub(super) use self::meta::Tally;
 use self::meta::{Meta, TABLES};
@@ -74,9 +76,6 @@ use crate::model::change::Change;
 use crate::model::id::IngestionId;
 use crate::model::ingestion::Ingestion;
 use crate::model::time::Timestamp;
-
-/// The file that is locked.
-const LOCK: &str = "LOCK";
 
 /// Every bound of the store.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +140,7 @@ impl Embedded {
         let dir = settings.dir.as_path();
         let path = dir.join(DATABASE);
         let name = name_of(&path);
-        let lock = lock(dir)?;
+        let lock = DirLock::take(dir)?;
         let mut meta = load(dir, settings.accept_loss, &mut apply)?;
         let refuse = |error: std::io::Error| OpenError(format!("{}: {error}", dir.display()));
         let db = schema::open_writer(&path).map_err(|fault| fault.into_open_error(&name))?;
@@ -322,31 +321,6 @@ fn size_of_change(change: &Change) -> usize {
         _ => 0,
     };
     size_of::<Change>() + ids * size_of::<i64>()
-}
-
-/// Makes the directory where needed, and keeps every other process out of it.
-fn lock(dir: &Path) -> Result<File, OpenError> {
-    let refuse = |error: std::io::Error| {
-        OpenError(format!(
-            "can't use the data directory {}: {error}",
-            dir.display()
-        ))
-    };
-    fs::create_dir_all(dir).map_err(refuse)?;
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(dir.join(LOCK))
-        .map_err(refuse)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError(format!(
-            "the data directory {} is in use by another tollgate process",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(refuse(error)),
-    }
 }
 
 /// Finds or makes the database, checks it against its witness, brings it to the current format

@@ -233,8 +233,8 @@ async fn two_migrations_into_one_database_do_not_meet() {
     };
     let mut other = holding(&url);
     poll("the lock is taken", || {
-        let sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
-        (psql(&url, sql).as_deref() == Ok("1")).then_some(())
+        let sql = format!("SELECT count(*) {HOLDERS}");
+        (psql(&url, &sql).as_deref() == Ok("1")).then_some(())
     });
     let refused = migrate(&settings, |_| {}).await.unwrap_err();
     assert!(
@@ -243,13 +243,13 @@ async fn two_migrations_into_one_database_do_not_meet() {
     );
     other.kill().unwrap();
     other.wait().unwrap();
-    psql(
-        &url,
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'",
-    )
-    .unwrap();
+    psql(&url, &format!("SELECT pg_terminate_backend(pid) {HOLDERS}")).unwrap();
     assert!(migrate(&settings, |_| {}).await.unwrap().is_same());
 }
+
+/// Who holds advisory locks of this database: others of the same server are those of other tests.
+const HOLDERS: &str = "FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND granted";
 
 /// Holds the lock of those that move a directory into the database.
 fn holding(url: &str) -> Child {

@@ -1,7 +1,6 @@
 //! A data directory that is moved elsewhere: opened alone, checked as at a start, and only read.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 
 use rusqlite::{Connection, params};
@@ -15,11 +14,12 @@ use super::events::{self, count::Count};
 use super::fault::Fault;
 use super::idempotency::KeptRow;
 use super::jobs::{IngestionRow, RunRow, not_as_written, select_live, select_run};
+use super::lock::DirLock;
 use super::meta::{Meta, TABLES, Table};
 use super::queues::QueueRow;
 use super::schema::{self, DATABASE, FORMAT, name_of};
 use super::witness::{self, Witness};
-use super::{compare, is_empty, load, lock};
+use super::{compare, is_empty, load};
 use crate::model::bus::MessageName;
 use crate::model::change::IdempotencyRecord;
 use crate::model::event::{DeadLetter, Event, Sequence};
@@ -41,7 +41,7 @@ pub(in crate::store) struct Source {
     /// Where what remains of erased events stands.
     gone: Vec<Place>,
     /// Keeps other processes out.
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// A queue as it stands.
@@ -91,7 +91,7 @@ impl Source {
             let dir = dir.display();
             return Err(OpenError(format!("there is no store in {dir}")));
         }
-        let lock = lock(dir)?;
+        let lock = DirLock::take(dir)?;
         let testimony = Witness::read(dir).map_err(|error| {
             OpenError(format!("{}: {error}", dir.join(witness::NAME).display()))
         })?;

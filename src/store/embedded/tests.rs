@@ -182,7 +182,7 @@ async fn a_writer_that_hangs_keeps_nobody_for_ever() {
         drop(store);
         release.send(()).unwrap();
         // It ends by itself when it can.
-        while lock(dir.path()).is_err() {
+        while DirLock::take(dir.path()).is_err() {
             std::thread::yield_now();
         }
     }
@@ -212,7 +212,7 @@ async fn the_log_has_a_bound() {
 
 /// A writer without its thread.
 fn writer(dir: &Path) -> Writer<impl FnMut(Vec<Change>)> {
-    let lock = lock(dir).unwrap();
+    let lock = DirLock::take(dir).unwrap();
     schema::create(dir).unwrap();
     let shared = Arc::new(Shared::new());
     let path = dir.join(DATABASE);

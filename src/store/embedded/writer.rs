@@ -3,7 +3,6 @@
 //! It takes what waits, writes it in one transaction, syncs once, notes the commit in the witness,
 //! applies the changes, and answers everyone.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -18,6 +17,7 @@ use super::events::messages;
 use super::events::write::{self, Append};
 use super::fault::Fault;
 use super::jobs;
+use super::lock::DirLock;
 use super::meta::{Meta, TABLES};
 use super::shared::Shared;
 use super::witness::Witness;
@@ -82,7 +82,7 @@ pub(super) struct Writer<F> {
     pub(super) digest: Digest,
     pub(super) checkpointer: Checkpointer,
     /// Held until the very end: nobody else opens the directory before.
-    pub(super) lock: File,
+    pub(super) lock: DirLock,
 }
 
 /// Which of a group are written: all but those with a message that was committed before, whose names are
