@@ -6,6 +6,8 @@
 mod backing;
 #[path = "support/disk.rs"]
 mod disk;
+#[path = "bus/forgotten.rs"]
+mod forgotten;
 #[path = "support/home.rs"]
 mod home;
 #[path = "support/http.rs"]
