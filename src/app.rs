@@ -1,10 +1,12 @@
 //! The whole service: settings in, a running server out.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use rocket::error::ErrorKind;
 use rocket::fairing::AdHoc;
 use rocket::figment::Figment;
+use rocket::{Build, Rocket};
 use thiserror::Error;
 
 use crate::bus::{Bus, OpenBusError};
@@ -13,7 +15,7 @@ use crate::config::Settings;
 use crate::http::{self, HttpState};
 use crate::jobs::{Jobs, JobsSettings};
 use crate::quota::{Quota, Shared};
-use crate::store::{OpenError, StoreSettings};
+use crate::store::{OpenError, Store, StoreSettings};
 use crate::telemetry::Metrics;
 
 /// How long batches that run may take to end after a signal.
@@ -39,6 +41,9 @@ pub enum AppError {
     /// The bus was not opened.
     #[error(transparent)]
     Bus(#[from] OpenBusError),
+    /// The store that nodes share can't be gone on with.
+    #[error("this node can't go on, and has to be started again: {0}")]
+    Store(String),
     /// The HTTP server did not start or did not end well.
     #[error("{0}")]
     Server(String),
@@ -89,15 +94,8 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
         .extract::<rocket::Config>()
         .map(|config| format!("{} port {}", config.address, config.port))
         .unwrap_or_default();
-    let served = http::rocket(figment, state).attach(banner).launch().await;
-    let served = match served {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::Shutdown(_, None)) => {
-            tracing::warn!("requests that had not ended were cut off");
-            Ok(())
-        }
-        Err(error) => Err(AppError::Server(sentence(&error, &place))),
-    };
+    let rocket = http::rocket(figment, state).attach(banner);
+    let served = serve(rocket, jobs.store(), &place).await;
     tracing::info!("stopping: batches that run may end");
     let began = clock.now().mono;
     background.stop(HANDS).await;
@@ -106,6 +104,30 @@ pub async fn run(settings: Settings, figment: Figment) -> Result<(), AppError> {
     jobs.stop(GRACE.saturating_sub(took), STOP.saturating_sub(took))
         .await;
     served
+}
+
+/// Serves until a signal, or until the store can't be gone on with.
+async fn serve(rocket: Rocket<Build>, store: &Store, place: &str) -> Result<(), AppError> {
+    let failure = |error: rocket::Error| AppError::Server(sentence(&error, place));
+    let rocket = rocket.ignite().await.map_err(failure)?;
+    let shutdown = rocket.shutdown();
+    let mut launched = pin!(rocket.launch());
+    let (served, ended) = tokio::select! {
+        served = &mut launched => (served, Ok(())),
+        sentence = store.failed() => {
+            tracing::error!("this node can't go on: {sentence}");
+            shutdown.notify();
+            (launched.await, Err(AppError::Store(sentence)))
+        }
+    };
+    match served {
+        Ok(_) => ended,
+        Err(error) if matches!(error.kind(), ErrorKind::Shutdown(_, None)) => {
+            tracing::warn!("requests that had not ended were cut off");
+            ended
+        }
+        Err(error) => Err(failure(error)),
+    }
 }
 
 /// Rocket's error prints itself in colours when dropped; one line is enough.

@@ -483,6 +483,16 @@ impl Store {
         delegate!(self, it => it.discard_letter(id).await)
     }
 
+    /// Returns, with a sentence, once this process can't go on with what it shares with others, and a new
+    /// start can. Never, where it shares nothing: what such a store has can still be read.
+    pub async fn failed(&self) -> String {
+        match &self.0 {
+            Arm::Embedded(_) => std::future::pending().await,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.failed().await,
+        }
+    }
+
     /// Whether it takes writes.
     #[must_use]
     pub fn state(&self) -> StoreState {

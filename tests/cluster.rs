@@ -7,6 +7,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::indexing_slicing)]
 #![allow(clippy::print_stderr, reason = "the seed of a failing run")]
 
+#[path = "cluster/away.rs"]
+mod away;
 #[path = "support/backing.rs"]
 mod backing;
 #[path = "support/http.rs"]

@@ -8,6 +8,8 @@ mod backing;
 mod http;
 #[path = "support/port.rs"]
 mod port;
+#[path = "replica/promoted.rs"]
+mod promoted;
 #[path = "cluster/relay.rs"]
 mod relay;
 #[path = "support/server.rs"]

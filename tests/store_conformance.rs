@@ -6,6 +6,8 @@
 mod backing;
 #[path = "store_conformance/messages.rs"]
 mod messages;
+#[path = "store_conformance/nodes.rs"]
+mod nodes;
 #[path = "support/port.rs"]
 mod port;
 #[path = "support/store_model.rs"]
@@ -67,14 +69,7 @@ impl Place {
 
     async fn open(&self) -> Opened {
         match self {
-            Self::Directory(dir) => loop {
-                match open(&settings(dir.path())) {
-                    Ok(opened) => break opened,
-                    // A process that another test starts has a copy of the lock until it executes.
-                    Err(error) if error.0.contains("in use") => tokio::task::yield_now().await,
-                    Err(error) => panic!("{error}"),
-                }
-            },
+            Self::Directory(dir) => open(&settings(dir.path())).unwrap(),
             Self::Database(settings, _) => connect(settings).await.unwrap(),
         }
     }

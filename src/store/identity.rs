@@ -45,6 +45,12 @@ impl Key {
         self.derived(b"checkpoints of rollups")
     }
 
+    /// The same for a store that may have several histories: of which of them it is.
+    #[cfg(feature = "cluster")]
+    pub(in crate::store) fn of_checkpoints_in(self, history: &str) -> [u8; 16] {
+        self.derived(format!("checkpoints of rollups in {history}").as_bytes())
+    }
+
     /// Says of a migration whose store it moves.
     #[cfg(feature = "cluster")]
     pub(in crate::store) fn of_migrations(self) -> [u8; 16] {

@@ -19,6 +19,7 @@ mod change;
 mod connect;
 mod events;
 mod follow;
+mod history;
 mod lead;
 mod load;
 mod rows;
@@ -32,12 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::connect::{Readers, Server, fault};
+use self::connect::{Readers, Server, fault, silent};
 use self::events::EventState;
 pub(super) use self::events::Prepared;
 use self::follow::{Follower, Sight};
@@ -64,6 +65,9 @@ const APPLY: usize = 64;
 /// The most rows that one prune removes.
 const PRUNED: i64 = 4_096;
 
+/// How often the server is tried at the start while it does not answer.
+const TRIES: u32 = 5;
+
 /// How long the rows of `change` remain for the nodes that follow.
 const FOLLOWED_FOR: &str = "1 hour";
 
@@ -76,7 +80,7 @@ pub(super) struct Postgres {
     commits: Mutex<Option<mpsc::Sender<Commit>>>,
     weight: Arc<Semaphore>,
     term: watch::Receiver<Option<Term>>,
-    give_up: Arc<Notify>,
+    give_up: watch::Sender<i64>,
     trouble: Arc<watch::Sender<Option<StoreError>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     election: Mutex<Option<JoinHandle<()>>>,
@@ -92,7 +96,13 @@ impl Postgres {
         let server = Server::parse(&settings.url)?;
         let place = server.place();
         let refuse = |error: StoreError| OpenError(format!("PostgreSQL at {place}: {error}"));
-        let session = server.connect().await.map_err(refuse)?;
+        let mut tries = 1;
+        let session = loop {
+            match server.connect().await {
+                Err(error) if error == silent() && tries < TRIES => tries += 1,
+                connected => break connected.map_err(refuse)?,
+            }
+        };
         schema::migrate(&session, &place).await?;
         target::refuse_unfinished(&session, &place).await?;
         let seen = load::replay(&session, &mut apply).await.map_err(refuse)?;
@@ -103,7 +113,7 @@ impl Postgres {
         let (follower, own) = mpsc::channel(APPLY);
         let trouble = Arc::new(watch::Sender::new(None));
         let (term_sender, term) = watch::channel(None);
-        let give_up = Arc::new(Notify::new());
+        let give_up = watch::Sender::new(0);
         let writer = Writer {
             server: server.clone(),
             commits,
@@ -122,7 +132,7 @@ impl Postgres {
             server: server.clone(),
             sight: Arc::clone(&sight),
             term: term_sender,
-            give_up: Arc::clone(&give_up),
+            give_up: give_up.subscribe(),
         };
         let tasks = vec![tokio::spawn(writer.run()), tokio::spawn(follower.run())];
         let store = Self {
@@ -178,9 +188,12 @@ impl Postgres {
             Some(commits) => commits.try_send(commit).map_err(|_| StoreError::Busy)?,
         }
         let done = answer.await.unwrap_or(Err(StoreError::Closed));
-        if leader.is_some() && matches!(done, Err(StoreError::Away(_) | StoreError::Deposed)) {
+        if let Some(Term(epoch)) = leader
+            && matches!(done, Err(StoreError::Away(_) | StoreError::Deposed))
+        {
             // What this leader has written can't be told: the next one finds out.
-            self.give_up.notify_one();
+            self.give_up
+                .send_modify(|given_up| *given_up = epoch.max(*given_up));
         }
         done
     }
@@ -223,9 +236,12 @@ impl Postgres {
         let reader = self.readers.get().await?;
         let session = reader.session()?;
         let failed = |error: tokio_postgres::Error| fault(&error);
+        // From the oldest on: only what goes is looked at.
         let trim = format!(
-            "DELETE FROM change WHERE number <=
-                 (SELECT max(number) FROM change WHERE at < clock_timestamp() - '{FOLLOWED_FOR}'::interval)"
+            "DELETE FROM change WHERE number < coalesce(
+                 (SELECT number FROM change WHERE at >= now() - '{FOLLOWED_FOR}'::interval
+                  ORDER BY number LIMIT 1),
+                 (SELECT change FROM head))"
         );
         session.batch_execute(&trim).await.map_err(failed)?;
         let keys = session
@@ -251,6 +267,11 @@ impl Postgres {
             .await
             .map_err(failed)?;
         Ok(keys + ingestions.cast_unsigned())
+    }
+
+    /// Returns once this process can't go on, and a new start can.
+    pub(super) async fn failed(&self) -> String {
+        self.sight.failed().await
     }
 
     pub(super) fn state(&self) -> StoreState {

@@ -30,7 +30,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::error::StoreError;
-use super::identity::Key;
 use crate::model::event::Sequence;
 use crate::rollups::{Bounds, Facts, Rollups, Unrestored};
 use crate::telemetry::counted;
@@ -155,14 +154,15 @@ pub(in crate::store) struct Followed {
     stopping: AtomicBool,
     limits: FollowLimits,
     dir: PathBuf,
-    key: Key,
+    /// Says of a checkpoint whose it is.
+    owner: [u8; 16],
 }
 
 impl Follower {
     /// Starts the thread. `last` tells how far events are committed; those are in what `source`.
     pub(in crate::store) fn start(
         dir: &Path,
-        key: Key,
+        owner: [u8; 16],
         last: watch::Receiver<Sequence>,
         limits: FollowLimits,
         source: impl Source + Send + 'static,
@@ -175,7 +175,7 @@ impl Follower {
             stopping: AtomicBool::new(false),
             limits,
             dir: dir.to_owned(),
-            key,
+            owner,
         });
         let (feed, receiver) = sync_channel(limits.feed);
         let thread = {
@@ -298,9 +298,8 @@ impl Followed {
     fn restore(&self, opened: Sequence) -> Sequence {
         let path = self.dir.join(FILE);
         let read = File::open(&path).map_err(Unrestored::Unread);
-        let restored = read.and_then(|mut file| {
-            Rollups::read_from(Bounds::default(), self.key.of_checkpoints(), &mut file)
-        });
+        let restored =
+            read.and_then(|mut file| Rollups::read_from(Bounds::default(), self.owner, &mut file));
         match restored {
             Ok(rollups) if rollups.covers() <= opened => {
                 let covers = rollups.covers();
@@ -333,7 +332,7 @@ impl Followed {
         let snapshot = self.rollups.read().snapshot();
         let (new, path) = (self.dir.join(UNFINISHED), self.dir.join(FILE));
         let written = File::create(&new).and_then(|mut file| {
-            snapshot.write_to(self.key.of_checkpoints(), &mut file)?;
+            snapshot.write_to(self.owner, &mut file)?;
             file.flush()?;
             file.sync_all()?;
             fs::rename(&new, &path)?;

@@ -153,8 +153,14 @@ impl EventState {
         let (seen, covers) = open_seen(&dir.join(SEEN), key, meta)?;
         recover(&seen, covers, key, db, meta).map_err(refuse)?;
         let last = watch::Sender::new(Sequence(meta.events.last_sequence));
-        let rollups = Follower::start(dir, key, last.subscribe(), limits, Blocks::new(dir, key))
-            .map_err(|error| OpenError(format!("can't start a thread: {error}")))?;
+        let rollups = Follower::start(
+            dir,
+            key.of_checkpoints(),
+            last.subscribe(),
+            limits,
+            Blocks::new(dir, key),
+        )
+        .map_err(|error| OpenError(format!("can't start a thread: {error}")))?;
         Ok(Self {
             dir: dir.to_owned(),
             key,

@@ -9,11 +9,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Socket};
 
+use super::history::History;
 use super::tls::{Asked, Tls};
 use crate::store::error::{OpenError, StoreError};
 
@@ -27,7 +28,7 @@ const SILENT: Duration = Duration::from_secs(3);
 const END_HANGING: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = 'tollgate' AND datname = current_database() AND usename = current_user
       AND state = 'active' AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL
-      AND xact_start < clock_timestamp() - INTERVAL '4 seconds'";
+      AND query_start < clock_timestamp() - INTERVAL '4 seconds'";
 
 /// How many reads go on at once; others wait for their turn.
 const READERS: usize = 16;
@@ -52,6 +53,8 @@ const QUEUE_FULL: &str = "TG004";
 pub(super) struct Server {
     config: Arc<Config>,
     tls: Option<Tls>,
+    /// The one that all connections have in common; of a replica it is not asked.
+    history: Option<History>,
 }
 
 /// One connection. Ends when it is dropped.
@@ -66,9 +69,15 @@ impl Deref for Session {
 }
 
 impl Server {
-    /// Reads the URL of the setting.
+    /// Reads the URL of the setting. Of several hosts the one that takes writes is meant, and all
+    /// connections are to the same [`History`].
     pub(super) fn parse(url: &str) -> Result<Self, OpenError> {
-        Self::named("store.url", url)
+        let mut server = Self::named("store.url", url)?;
+        let mut config = Config::clone(&server.config);
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        server.config = Arc::new(config);
+        server.history = Some(History::default());
+        Ok(server)
     }
 
     /// Reads a URL. What is wrong with it is said without the password that it may have.
@@ -92,7 +101,13 @@ impl Server {
         Ok(Self {
             config: Arc::new(config),
             tls,
+            history: None,
         })
+    }
+
+    /// The name of the history that all connections have in common.
+    pub(super) fn history(&self) -> &str {
+        self.history.as_ref().map_or("", History::name)
     }
 
     /// Where it is, without user and password.
@@ -129,6 +144,7 @@ impl Server {
         let server = Self {
             config: Arc::new(config),
             tls: self.tls.clone(),
+            history: self.history.clone(),
         };
         server.connect().await
     }
@@ -143,6 +159,10 @@ impl Server {
             Some(tls) => self.connect_over(tls.clone(), notify).await?,
             None => self.connect_over(NoTls, notify).await?,
         };
+        if let Some(history) = &self.history {
+            let checked = timeout(CONNECT, history.check(&client)).await;
+            checked.map_err(|_| silent())??;
+        }
         Ok(Session(client))
     }
 

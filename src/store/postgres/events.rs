@@ -76,6 +76,8 @@ const LEAVE: Duration = Duration::from_secs(10);
 struct Shared {
     key: Key,
     user_key: UserKey,
+    /// Of the checkpoints of the rollups, and of this history of the database.
+    owner: [u8; 16],
     parts: Parts,
     claims: Claims,
     rollups: Follower,
@@ -114,10 +116,12 @@ impl EventState {
         sight.opened(opened);
         let source = FactRows::new(origin.clone()).map_err(failed)?;
         let limits = FollowLimits::default();
-        let rollups = Follower::start(&settings.dir, key, sight.last(), limits, source);
+        let owner = key.of_checkpoints_in(server.history());
+        let rollups = Follower::start(&settings.dir, owner, sight.last(), limits, source);
         let shared = Arc::new(Shared {
             key,
             user_key: key.of_users(),
+            owner,
             parts: Parts::default(),
             claims: Claims::default(),
             rollups: rollups.map_err(failed)?,
@@ -254,9 +258,9 @@ impl Postgres {
         self.sight.last()
     }
 
-    /// Made of the key: other databases have another one.
+    /// Other databases have another one, and so have other histories of this one.
     pub(in crate::store) fn number(&self) -> u64 {
-        let bytes = self.events.shared.key.of_checkpoints();
+        let bytes = self.events.shared.owner;
         let (half, _) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
         u64::from_le_bytes(*half)
     }

@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many rows of `change` are read at once.
 const CHUNK: i64 = 1_000;
 
+/// How many ids of ingestions are read at once; one ingestion may have more.
+const CHUNK_IDS: i64 = 1_000_000;
+
 /// Changes that this node committed.
 pub(super) struct Own {
     /// Where they ended.
@@ -98,6 +101,18 @@ impl Sight {
     /// Why the last look failed, if it did.
     pub(super) fn trouble(&self) -> Option<StoreError> {
         self.served.borrow().1.clone().err()
+    }
+
+    /// Returns what went wrong once it can't go better here.
+    pub(super) async fn failed(&self) -> String {
+        let mut served = self.served.subscribe();
+        loop {
+            if let Err(StoreError::Failed(sentence)) = &served.borrow_and_update().1 {
+                return sentence.clone();
+            }
+            // The sender lives as long as this.
+            let _ = served.changed().await;
+        }
     }
 
     /// What the head of events said when it was last looked at.
@@ -283,29 +298,39 @@ impl<F: FnMut(Vec<Change>) + Send> Follower<F> {
         if count(told.len()) != last - self.seen.change {
             return Err(missing(self.seen.change + 1 + count(told.len())));
         }
-        let arrival = self.seen.arrival + submitted;
-        let mut ingestions = if submitted > 0 {
-            load::arrived(open, self.seen.arrival, arrival)
-                .await?
-                .into_iter()
+        let Head { arrival, .. } = self.seen;
+        let ingestions = if submitted > 0 {
+            load::arrived(open, arrival, arrival + submitted, CHUNK_IDS).await?
         } else {
-            Vec::new().into_iter()
+            Vec::new()
         };
+        let mut arrivals = (arrival + 1..).zip(&ingestions);
+        if (submitted > 0 && ingestions.is_empty())
+            || arrivals.any(|(expected, it)| it.arrival.0 != expected.cast_unsigned())
+        {
+            return Err(missing(last));
+        }
+        let read = count(ingestions.len());
+        let mut ingestions = ingestions.into_iter();
         let mut changes = Vec::with_capacity(told.len());
         for told in told {
             changes.push(match told {
                 Told::Whole(change) => change,
-                Told::Submitted => Change::Submitted {
-                    ingestion: ingestions.next().ok_or_else(|| missing(last))?,
-                    idempotency: None,
+                Told::Submitted => match ingestions.next() {
+                    Some(ingestion) => Change::Submitted {
+                        ingestion,
+                        idempotency: None,
+                    },
+                    // It and what follows is too much at once.
+                    None => break,
                 },
             });
         }
-        (self.apply)(changes);
         self.seen = Head {
-            change: last,
-            arrival,
+            change: self.seen.change + count(changes.len()),
+            arrival: arrival + read,
         };
+        (self.apply)(changes);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::connect::{Server, Session, end_hanging, fault, silent};
@@ -41,8 +41,8 @@ pub(in crate::store) struct Election {
     pub(super) server: Server,
     pub(super) sight: Arc<Sight>,
     pub(super) term: watch::Sender<Option<Term>>,
-    /// This node shall give up leading: it does not know what it has written.
-    pub(super) give_up: Arc<Notify>,
+    /// Up to which epoch this node shall give up leading: it does not know what it has written.
+    pub(super) give_up: watch::Receiver<i64>,
 }
 
 impl Election {
@@ -86,10 +86,11 @@ impl Election {
         self.sight.now().await?;
         tracing::info!(epoch, "this node schedules from now on");
         self.term.send_replace(Some(Term(epoch)));
+        let mut give_up = self.give_up.clone();
         loop {
             tokio::select! {
                 () = sleep(BEAT) => {}
-                () = self.give_up.notified() => return Ok(()),
+                _ = give_up.wait_for(|given_up| *given_up >= epoch) => return Ok(()),
                 () = self.term.closed() => return Ok(()),
             }
             self.show(&session).await?;

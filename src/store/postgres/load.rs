@@ -123,16 +123,22 @@ async fn replay_snapshot(
     Ok(head)
 }
 
-/// The ingestions that arrived in `(after, up_to]`, by arrival.
+/// The ingestions that arrived in `(after, up_to]`, by arrival: the first one, and those behind it that
+/// have at most so many ids with it.
 pub(super) async fn arrived(
     session: &Session,
     after: i64,
     up_to: i64,
+    most: i64,
 ) -> Result<Vec<Ingestion>, StoreError> {
     let sql = format!(
-        "SELECT {INGESTION} FROM ingestion WHERE arrival > $1 AND arrival <= $2 ORDER BY arrival"
+        "SELECT {INGESTION} FROM (
+             SELECT *, sum(cardinality(ids)) OVER line AS total, row_number() OVER line AS number
+             FROM ingestion WHERE arrival > $1 AND arrival <= $2
+             WINDOW line AS (ORDER BY arrival ROWS UNBOUNDED PRECEDING)) AS it
+         WHERE number = 1 OR total <= $3 ORDER BY arrival"
     );
-    let rows = session.query(&sql, &[&after, &up_to]).await;
+    let rows = session.query(&sql, &[&after, &up_to, &most]).await;
     let rows = rows.map_err(|error| fault(&error))?;
     rows.iter().map(ingestion).collect()
 }

@@ -51,7 +51,13 @@ fn start(
     last: watch::Receiver<Sequence>,
     limits: FollowLimits,
 ) -> std::io::Result<Follower> {
-    Follower::start(dir, key, last, limits, Blocks::new(dir, key))
+    Follower::start(
+        dir,
+        key.of_checkpoints(),
+        last,
+        limits,
+        Blocks::new(dir, key),
+    )
 }
 
 /// Of all events: how many, and whose.

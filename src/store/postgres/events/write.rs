@@ -219,7 +219,12 @@ impl Statements {
         let advance: [&(dyn postgres_types::ToSql + Sync); 4] =
             [&accepted, &duplicates, &conflicting, &letters];
         // The notification is a transaction of its own: in this one it would hold up the commits of all.
-        let commit = client.batch_execute("COMMIT; NOTIFY tollgate");
+        // Who is not told looks all the same.
+        let commit = async {
+            let notified = client.batch_execute("NOTIFY tollgate");
+            let (committed, _told) = join(client.batch_execute("COMMIT"), notified).await;
+            committed
+        };
         let advanced = client.query_one(&self.head, &advance);
         // Sent right behind it.
         let taken = messages::take(client, &self.take_messages, &names);
