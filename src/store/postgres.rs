@@ -65,6 +65,12 @@ const APPLY: usize = 64;
 /// The most rows that one prune removes.
 const PRUNED: i64 = 4_096;
 
+/// How many short reads go on at once: of one ingestion, event, answer.
+const READERS: usize = 8;
+
+/// How many pages of events are read at once. One may take long, so they have connections of their own.
+const PAGES: usize = 8;
+
 /// How often the server is tried at the start while it does not answer.
 const TRIES: u32 = 5;
 
@@ -74,6 +80,7 @@ const FOLLOWED_FOR: &str = "1 hour";
 /// The callers' side.
 pub(super) struct Postgres {
     readers: Readers,
+    pages: Readers,
     sight: Arc<Sight>,
     events: EventState,
     /// Gone once the store is closing.
@@ -136,7 +143,8 @@ impl Postgres {
         };
         let tasks = vec![tokio::spawn(writer.run()), tokio::spawn(follower.run())];
         let store = Self {
-            readers: Readers::new(server),
+            readers: Readers::new(server.clone(), READERS),
+            pages: Readers::new(server, PAGES),
             sight,
             events,
             commits: Mutex::new(Some(sender)),
@@ -287,6 +295,7 @@ impl Postgres {
     pub(super) async fn close(&self) {
         self.commits.lock().take();
         self.readers.close();
+        self.pages.close();
         self.events.close().await;
         // The lock goes first, so that another node takes over at once.
         let election = self.election.lock().take();

@@ -11,7 +11,7 @@ use tollgate::store::{NewLetter, Store, StoreError};
 
 use super::Place;
 
-fn event(id: u64) -> Event<'static> {
+pub(super) fn event(id: u64) -> Event<'static> {
     Event {
         tenant: "t".into(),
         topic: "".into(),

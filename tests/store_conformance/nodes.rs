@@ -1,17 +1,26 @@
 //! Several nodes over one database.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tollgate::model::change::Change;
+use tollgate::model::event::{EventFilter, Order, PageQuery};
+use tollgate::model::time::Timestamp;
 use tollgate::store::{SharedSettings, StoreError, Term};
 
 use super::Place;
-use super::backing::psql;
+use super::backing::{installed, psql};
+use super::messages::event;
 use super::store_model::{History, Opened, connect};
 use super::submitted;
 
 /// So many ids are read at once.
 const CHUNK_IDS: usize = 1_000_000;
+
+/// So many pages of events are read at once.
+const PAGES: usize = 8;
 
 fn database() -> Option<(SharedSettings, Place)> {
     let place = Place::database()?;
@@ -78,4 +87,52 @@ async fn what_a_term_could_not_write_ends_no_later_one() {
     let ended = tokio::time::timeout(Duration::from_millis(500), terms.wait_for(Option::is_none));
     assert!(ended.await.is_err(), "{second:?} ended");
     assert_eq!(*opened.store.term().borrow(), Some(second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_take_long_hold_up_no_short_reads() {
+    let Some((settings, _place)) = database() else {
+        return;
+    };
+    let store = connect(&settings).await.unwrap().store;
+    let prepared = store.prepare(&[event(1)], Vec::new()).unwrap();
+    store.append(prepared).await.unwrap();
+    let mut psql_of_others = Command::new(installed("psql", "postgresql").unwrap());
+    psql_of_others.args(["-X", "-q", &settings.url]);
+    let pipes = psql_of_others.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut holder = pipes.spawn().unwrap();
+    let mut commands = holder.stdin.take().unwrap();
+    commands.write_all(b"BEGIN; LOCK TABLE event;\n").unwrap();
+    let await_locks = async |granted: bool, least: usize| {
+        let sql = format!(
+            "SELECT count(*) >= {least} FROM pg_locks JOIN pg_database ON pg_database.oid = database
+             WHERE datname = current_database() AND relation <> 0 AND granted = {granted}
+                 AND mode LIKE CASE WHEN {granted} THEN 'AccessExclusiveLock' ELSE '%' END"
+        );
+        while psql(&settings.url, &sql).as_deref() != Ok("t") {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The table, and the partition of the event.
+    await_locks(true, 2).await;
+    let mut pages = JoinSet::new();
+    for _ in 0..3 * PAGES {
+        let store = store.clone();
+        let query = PageQuery {
+            filter: EventFilter::default(),
+            order: Order::Ascending,
+            after: None,
+            skip: 0,
+            limit: 10,
+        };
+        pages.spawn(async move { store.page(query).await });
+    }
+    await_locks(false, PAGES).await;
+    let kept = store.kept_answer(7, Timestamp::EPOCH).await;
+    assert_eq!(kept, Ok(None));
+    drop(commands);
+    holder.wait().unwrap();
+    for page in pages.join_all().await {
+        assert_eq!(page.unwrap().events.len(), 1);
+    }
 }

@@ -30,9 +30,6 @@ const END_HANGING: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activit
       AND state = 'active' AND wait_event = 'ClientRead' AND backend_xid IS NOT NULL
       AND query_start < clock_timestamp() - INTERVAL '4 seconds'";
 
-/// How many reads go on at once; others wait for their turn.
-const READERS: usize = 16;
-
 /// How long a read waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -236,7 +233,7 @@ fn sentence(error: &tokio_postgres::Error) -> String {
     sentence
 }
 
-/// Connections that reads share.
+/// Connections that reads share: so many go on at once, and others wait for their turn.
 pub(super) struct Readers {
     server: Server,
     turns: Semaphore,
@@ -251,10 +248,10 @@ pub(super) struct Reader<'a> {
 }
 
 impl Readers {
-    pub(super) fn new(server: Server) -> Self {
+    pub(super) fn new(server: Server, turns: usize) -> Self {
         Self {
             server,
-            turns: Semaphore::new(READERS),
+            turns: Semaphore::new(turns),
             idle: Mutex::default(),
         }
     }

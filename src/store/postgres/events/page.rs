@@ -30,7 +30,7 @@ struct Walk<'q> {
 
 impl Postgres {
     pub(in crate::store) async fn page(&self, query: PageQuery) -> Result<EventPage, StoreError> {
-        let reader = self.readers.get().await?;
+        let reader = self.pages.get().await?;
         let session = reader.session()?;
         let mut parts = parts_of(session, &within(&query)).await?;
         if query.order == Order::Descending {
