@@ -53,7 +53,7 @@ PARAMETERS: dict[str, tuple[float, str, str, str]] = {
     "pg_commit_ms": (3.2, "ms", MEASURED, f"{COST.split(':')[0]}: what COMMIT takes beside processor time, most of it the sync"),
     "pg_connections": (300, "connections", ASSUMED, "max_connections; more cost memory and snapshots"),
     "event_days": (30, "days", ASSUMED, "how long events stay (events.retention); identities stay for ever"),
-    "node_connections": (20, "connections", BOUND, "16 readers, writer, follower, leader, events"),
+    "node_connections": (27, "connections", BOUND, "16 readers, 3 writers of events, 2 scans, 2 erasures, and writer, follower, leader, rollups"),
     "fact_bytes": (20.4, "bytes", MEASURED, f"{COST}: what each node reads of each new event for its rollups"),
     # What an event costs NATS.
     "nats_events": (186621, "events/s", MEASURED, f"{BENCHES}: a message for each event; in batches more"),

@@ -136,3 +136,38 @@ async fn pages_that_take_long_hold_up_no_short_reads() {
         assert_eq!(page.unwrap().events.len(), 1);
     }
 }
+
+/// A database may be set to acknowledge what is not on disk, or to refuse what meets other transactions.
+#[tokio::test]
+async fn settings_of_the_database_weaken_no_promise() {
+    let Some((settings, _place)) = database() else {
+        return;
+    };
+    let url = &settings.url;
+    let name = url.rsplit('/').next().unwrap();
+    let weak = format!(
+        "ALTER DATABASE {name} SET synchronous_commit = off;
+         ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+    );
+    psql(url, &weak).unwrap();
+    assert_eq!(psql(url, "SHOW synchronous_commit").unwrap(), "off");
+    let store = connect(&settings).await.unwrap().store;
+    let watched = "CREATE TABLE seen (setting text);
+        CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen SELECT TG_TABLE_NAME || ' ' || current_setting('synchronous_commit')
+                || ' ' || current_setting('transaction_isolation');
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER see AFTER INSERT ON change EXECUTE FUNCTION see();
+        CREATE TRIGGER see AFTER INSERT ON identity EXECUTE FUNCTION see();
+        CREATE TRIGGER see AFTER INSERT ON erased EXECUTE FUNCTION see()";
+    psql(url, watched).unwrap();
+    let change = submitted(&mut History::new(8)).0;
+    store.commit(vec![change]).await.unwrap();
+    let prepared = store.prepare(&[event(1)], Vec::new()).unwrap();
+    store.append(prepared).await.unwrap();
+    assert_eq!(store.erase(EventFilter::default()).await, Ok(1));
+    let seen = psql(url, "SELECT DISTINCT setting FROM seen ORDER BY setting").unwrap();
+    let expected = ["change", "erased", "identity"].map(|it| format!("{it} on read committed"));
+    assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
+}

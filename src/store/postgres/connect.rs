@@ -21,6 +21,12 @@ use crate::store::error::{OpenError, StoreError};
 /// How long a new connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 
+/// What whoever made the database may have set otherwise: what is acknowledged is on disk, and statements
+/// see what was committed while they waited.
+const PROMISED: &str = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off'";
+
 /// How long a transaction that others wait for may be silent.
 const SILENT: Duration = Duration::from_secs(3);
 
@@ -143,7 +149,10 @@ impl Server {
             tls: self.tls.clone(),
             history: self.history.clone(),
         };
-        server.connect().await
+        let session = server.connect().await?;
+        let promised = session.batch_execute(PROMISED).await;
+        promised.map_err(|error| fault(&error))?;
+        Ok(session)
     }
 
     /// The same; tells `notify` of every notification.

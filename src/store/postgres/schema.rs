@@ -16,6 +16,9 @@ const STEPS: [&str; 5] = [
     include_str!("sql/0005.sql"),
 ];
 
+/// The oldest server that has all that is used: `idle_session_timeout` came with 14.
+const OLDEST: i32 = 140_000;
+
 /// The advisory lock of those that change tables.
 const LOCK: i64 = 0x746f_6c6c_6761_7401;
 
@@ -28,13 +31,15 @@ pub(super) async fn migrate(session: &Session, place: &str) -> Result<(), OpenEr
     let newest = i32::try_from(STEPS.len()).unwrap_or(i32::MAX);
     let run = async {
         let patience = format!("SET lock_timeout = {}", PATIENCE.as_millis());
-        let encoding: &str = &session
-            .query_one_scalar::<String, _>("SHOW server_encoding", &[])
+        let server = session
+            .query_one(
+                "SELECT current_setting('server_version_num')::integer,
+                        current_setting('server_encoding')",
+                &[],
+            )
             .await?;
-        if encoding != "UTF8" {
-            return Ok(Err(format!(
-                "the database has the encoding {encoding}, expected UTF8"
-            )));
+        if let Err(sentence) = check_server(server.try_get(0)?, server.try_get(1)?) {
+            return Ok(Err(sentence));
         }
         session.batch_execute(&patience).await?;
         session
@@ -90,6 +95,22 @@ pub(super) async fn migrate(session: &Session, place: &str) -> Result<(), OpenEr
     }
 }
 
+/// Whether the server can be used: its version, as it counts them, and the encoding of the database.
+fn check_server(version: i32, encoding: &str) -> Result<(), String> {
+    if version < OLDEST {
+        let (is, expected) = (version / 10_000, OLDEST / 10_000);
+        return Err(format!(
+            "it is PostgreSQL {is}, expected {expected} or later"
+        ));
+    }
+    if encoding != "UTF8" {
+        return Err(format!(
+            "the database has the encoding {encoding}, expected UTF8"
+        ));
+    }
+    Ok(())
+}
+
 /// Whether `TimescaleDB` may be used in this database.
 async fn has_timescale(session: &Session) -> Result<bool, tokio_postgres::Error> {
     session
@@ -128,6 +149,14 @@ fn events_layout(timescale: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_of_before_and_other_encodings_are_refused() {
+        assert_eq!(check_server(140_000, "UTF8"), Ok(()));
+        let old = check_server(130_022, "UTF8").unwrap_err();
+        assert_eq!(old, "it is PostgreSQL 13, expected 14 or later");
+        assert!(check_server(150_018, "LATIN1").is_err());
+    }
 
     #[test]
     fn a_hypertable_is_one_part_and_a_plain_table_has_none_yet() {
