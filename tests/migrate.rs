@@ -14,6 +14,8 @@ mod killed;
 mod port;
 #[path = "support/server.rs"]
 mod server;
+#[path = "migrate/texts.rs"]
+mod texts;
 
 use std::fs;
 use std::path::Path;

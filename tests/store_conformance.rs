@@ -12,6 +12,8 @@ mod nodes;
 mod port;
 #[path = "support/store_model.rs"]
 mod store_model;
+#[path = "store_conformance/texts.rs"]
+mod texts;
 
 use std::sync::Arc;
 
@@ -65,6 +67,14 @@ impl Place {
             dir: dir.path().to_owned(),
         };
         Some(Self::Database(settings, dir))
+    }
+
+    /// Of a database.
+    fn url(&self) -> String {
+        match self {
+            Self::Directory(_) => panic!("a directory has no URL"),
+            Self::Database(settings, _) => settings.url.clone(),
+        }
     }
 
     async fn open(&self) -> Opened {

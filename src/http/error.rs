@@ -244,6 +244,13 @@ impl From<StoreError> for Problem {
                     "What was asked for can't be read from the store; the operator's log says why.",
                 );
             }
+            StoreError::Refused(_) => {
+                tracing::error!(%error, "a write to the store was refused");
+                return Self::new(
+                    Code::Internal,
+                    "Nothing was stored: the store does not take this; the operator's log says why.",
+                );
+            }
             StoreError::Busy | StoreError::Again => Duration::from_secs(1),
             StoreError::Behind => {
                 return Self::new(
@@ -557,9 +564,12 @@ mod tests {
         }
         let busy = IngestError::Busy.into();
         assert_eq!(row(&busy), (429, "queue_full", true));
-        let damaged = StoreError::Damaged("page 7 of /secret/path".to_owned()).into();
-        assert_eq!(row(&damaged), (500, "internal", false));
-        assert!(!damaged.0.detail.contains("secret"));
+        let why = "page 7 of /secret/path".to_owned();
+        for error in [StoreError::Damaged(why.clone()), StoreError::Refused(why)] {
+            let problem = error.into();
+            assert_eq!(row(&problem), (500, "internal", false));
+            assert!(!problem.0.detail.contains("secret"));
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum StoreError {
     /// What nodes accepted at the same time leaves no room in the queue.
     #[error("the queue is full")]
     QueueFull,
+    /// The database does not take what it was given, however often it is asked; nothing was written.
+    #[error("the database does not take this: {0}")]
+    Refused(String),
     /// The process is shutting down.
     #[error("the service is shutting down")]
     Closed,

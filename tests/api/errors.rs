@@ -87,6 +87,14 @@ async fn each_bad_value_has_its_pointer() {
             "/callback_url",
         ),
         (
+            r#"{"ids":[1],"priority":"LOW","callback_url":"http://h/a\u0000b"}"#,
+            "/callback_url",
+        ),
+        (
+            r#"{"ids":[1],"priority":"LOW","callback_url":"http://h/\u000a"}"#,
+            "/callback_url",
+        ),
+        (
             r#"{"ids":[1],"priority":"LOW","callback_url":5}"#,
             "/callback_url",
         ),

@@ -113,6 +113,13 @@ pub(super) fn url_fault(text: &str) -> Option<(&'static str, String)> {
             format!("has {} bytes and may have {MAX_URL}", text.len()),
         ));
     }
+    // The parser takes them, and has them as escapes in a copy of its own; kept is what was sent.
+    if text.contains(char::is_control) {
+        return Some((
+            "invalid_url",
+            "must be an http or https URL, and has a control character".to_owned(),
+        ));
+    }
     let right = reqwest::Url::parse(text)
         .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     (!right).then(|| ("invalid_url", "must be an http or https URL".to_owned()))
@@ -187,6 +194,11 @@ mod tests {
             "http://",
             "mailto:a@b",
             "javascript:1",
+            "http://h/a\0b",
+            "http://h/\u{1}",
+            "http://h/a\nb",
+            "http://h/\u{7f}",
+            "http://h/\u{85}",
         ] {
             assert!(url_fault(bad).is_some(), "{bad}");
         }

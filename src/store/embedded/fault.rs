@@ -46,6 +46,7 @@ impl Fault {
             | StoreError::KeyTaken
             | StoreError::MessageTaken
             | StoreError::QueueFull
+            | StoreError::Refused(_)
             | StoreError::Closed => {
                 format!("{name}: closed")
             }

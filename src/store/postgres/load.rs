@@ -1,5 +1,6 @@
 //! Reads jobs back: all that have not ended at the start, single ones later.
 
+use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::pin::pin;
 
@@ -8,6 +9,7 @@ use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 use super::connect::{Session, fault};
+use super::events::escape::unescape;
 use super::rows::{Head, status_of};
 use super::time::At;
 use crate::model::batch::{BatchRun, IdFailure};
@@ -193,8 +195,8 @@ pub(super) fn ingestion(row: &Row) -> Result<Ingestion, StoreError> {
             (row.try_get(6)?, row.try_get(7)?);
         let deadline: Option<At> = row.try_get(8)?;
         let extras = Extras {
-            metadata: metadata.map(Into::into),
-            callback_url: callback_url.map(Into::into),
+            metadata: metadata.map(plain),
+            callback_url: callback_url.map(plain),
             deadline: deadline.map(|At(at)| at),
         };
         let ids: Vec<i64> = row.try_get(9)?;
@@ -221,6 +223,13 @@ pub(super) fn ingestion(row: &Row) -> Result<Ingestion, StoreError> {
     read().map_err(|error| fault(&error))?.ok_or_else(|| {
         StoreError::Damaged("a row of table ingestion is not one of ours".to_owned())
     })
+}
+
+/// The text that is stored in this form. Rows of earlier versions have it as it is, also where it has
+/// the escape in it.
+fn plain(stored: String) -> Box<str> {
+    let plain = unescape(&stored).map(Cow::into_owned);
+    plain.unwrap_or(stored).into()
 }
 
 pub(super) type Rest = (

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::change::encode;
 use super::connect::Session;
+use super::events::escape::escape;
 use super::time::At;
 use crate::model::batch::{BatchRun, BatchStatus};
 use crate::model::change::Change;
@@ -361,7 +362,7 @@ impl Rows {
 impl Ingestions {
     fn push(&mut self, it: &Ingestion) {
         let extras = it.extras.as_deref();
-        let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+        let own = |text: &Option<Box<str>>| Some(escape(text.as_deref()?).into_owned());
         self.id.push(it.id.uuid());
         self.queue.push(it.queue.0.cast_signed());
         self.priority.push(i16::from(it.priority.rank()));

@@ -87,9 +87,11 @@ impl Writer {
                 self.tell(None);
                 self.hand_on(head, &mut group).await;
             }
-            // One of them brings a key that has an answer, or too much: the others are none the worse
-            // for it.
-            Err(StoreError::KeyTaken | StoreError::QueueFull) if group.len() > 1 => {
+            // One of them brings a key that has an answer, too much, or what the database does not
+            // take: the others are none the worse for it.
+            Err(StoreError::KeyTaken | StoreError::QueueFull | StoreError::Refused(_))
+                if group.len() > 1 =>
+            {
                 for commit in group {
                     Box::pin(self.write(open, vec![commit])).await;
                 }
@@ -97,7 +99,10 @@ impl Writer {
             Err(error) => {
                 if !matches!(
                     error,
-                    StoreError::Deposed | StoreError::KeyTaken | StoreError::QueueFull
+                    StoreError::Deposed
+                        | StoreError::KeyTaken
+                        | StoreError::QueueFull
+                        | StoreError::Refused(_)
                 ) {
                     // Whether it was committed can't be told: a new connection shows what there is.
                     *open = None;
@@ -138,7 +143,7 @@ impl Writer {
         }
         let leader = group.first().and_then(|commit| commit.leader);
         let written = rows.write(session, statements, leader).await;
-        written.map_err(|error| fault(&error))
+        written.map_err(|error| refusal(&error))
     }
 
     /// Has the changes applied, and those answered who wait for it.
@@ -173,6 +178,16 @@ impl Writer {
             *shown = trouble;
             news
         });
+    }
+}
+
+/// Why a transaction was not committed. Of a value that the database does not take (SQLSTATE of class 22,
+/// data exception, or 23, integrity constraint violation) it is known that nothing was.
+fn refusal(error: &tokio_postgres::Error) -> StoreError {
+    let class = error.code().and_then(|state| state.code().get(..2));
+    match fault(error) {
+        StoreError::Away(why) if matches!(class, Some("22" | "23")) => StoreError::Refused(why),
+        other => other,
     }
 }
 

@@ -85,6 +85,13 @@ impl CopyRows {
         self.text(&escape(value))
     }
 
+    pub(super) fn opt_escaped(&mut self, value: Option<&str>) -> &mut Self {
+        match value {
+            Some(value) => self.escaped(value),
+            None => self.null(),
+        }
+    }
+
     pub(super) fn value(&mut self, value: &[u8]) -> &mut Self {
         self.out.put_i32(length(value.len()));
         self.out.put_slice(value);
