@@ -70,6 +70,17 @@ impl Booking {
         }
     }
 
+    /// How long after a takeover whoever had the queue before may still begin work, if it is within what
+    /// it has booked. A process that is gone begins none; another node may not have heard that its term
+    /// is over.
+    pub(crate) const fn ahead(&self) -> Duration {
+        if self.shared {
+            SHARED_REACH
+        } else {
+            Duration::ZERO
+        }
+    }
+
     /// After this, in monotonic time, no work may begin before more is booked. Only where other nodes
     /// may take over: whoever does so waits an interval from the end of what was booked, and what
     /// would begin later than that would begin beside them.

@@ -57,17 +57,23 @@ pub(crate) struct Pace {
 type Limiter = RateLimiter<NotKeyed, InMemoryState, SlotClock, NoOpMiddleware<SlotInstant>>;
 
 impl Pace {
-    /// Goes on where the last run of the process stopped: it began no work after `booked_until`, and
-    /// none after `now`, so the next slot opens an interval after the earlier of the two.
-    /// Civil time may have been set back since; that never adds more than one interval.
+    /// Goes on where whoever had the queue before stopped: it begins no work after `booked_until`, and
+    /// none more than `ahead` after `now`, so the next slot opens an interval after the earlier of the
+    /// two. If it is dead, `ahead` is zero. Civil time may have been set back since; that never adds
+    /// more than one interval to it.
     ///
     /// # Panics
     /// Never: an interval of zero is taken as one nanosecond.
-    pub(crate) fn resume(interval: Duration, booked_until: Option<Timestamp>, now: Now) -> Self {
+    pub(crate) fn resume(
+        interval: Duration,
+        booked_until: Option<Timestamp>,
+        ahead: Duration,
+        now: Now,
+    ) -> Self {
         let interval = interval.max(Duration::from_nanos(1));
         let clock = SlotClock::default();
         let limiter = limiter(interval, &clock);
-        let last_slot = booked_until.map(|until| until.min(now.wall));
+        let last_slot = booked_until.map(|until| until.min(now.wall.plus(ahead)));
         let wait = last_slot.map_or(Duration::ZERO, |last| last.plus(interval).since(now.wall));
         let opens_at = now.mono + wait;
         let pace = Self {
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_idle_queue_starts_at_once_and_then_once_in_an_interval() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         assert_eq!(pace.open_slot(at(700), false, at(0).wall), Some(slot(700)));
         begin_in(&mut pace, slot(700));
         assert_eq!(pace.open_slot(at(5699), true, at(0).wall), None);
@@ -275,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_thousand_late_wakings_do_not_drift() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         for k in 0..1000 {
             let late = k % 4;
             let open = pace
@@ -289,7 +295,7 @@ mod tests {
 
     #[test]
     fn no_slot_opens_until_the_work_of_the_last_one_has_begun() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         pace.take(slot(0)).unwrap();
         assert_eq!(pace.open_slot(at(6000), true, at(0).wall), None);
         pace.began(slot(0), at(6000).mono);
@@ -300,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_start_that_is_too_late_moves_the_slots_after_it() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         begin_in(&mut pace, slot(0));
         let open = pace.open_slot(at(5007), true, at(0).wall).unwrap();
         assert_eq!(open, slot(5004), "its work begins at once");
@@ -310,7 +316,7 @@ mod tests {
 
     #[test]
     fn work_that_begins_late_moves_the_slots_after_it() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         begin_in(&mut pace, slot(0));
         assert_eq!(pace.opens_at(), at(5000).mono, "that is what is allowed");
         assert_eq!(pace.begins_at(), at(5003).mono);
@@ -327,7 +333,7 @@ mod tests {
     /// Slot after slot, chosen and begun as late as `late` says (in microseconds), and never before
     /// it is allowed: the moments at which work began.
     fn beginnings(late: impl Iterator<Item = (u64, u64)>) -> (Pace, Vec<Duration>) {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         let mut began = Vec::new();
         for (wake, hand_over) in late {
             let mono = pace.opens_at() + Duration::from_micros(wake);
@@ -364,19 +370,40 @@ mod tests {
         let until = at(100).wall;
         // Whenever it comes back, also in the last milliseconds.
         for back_at in [101, 1000, 5099, 5100, 5101, 9000] {
-            let pace = Pace::resume(INTERVAL, Some(until), at(back_at));
+            let pace = Pace::resume(INTERVAL, Some(until), Duration::ZERO, at(back_at));
             assert_eq!(pace.opens_at(), at(back_at.max(5100)).mono, "{back_at}");
             assert!(pace.opens_at() <= pace.begins_at());
         }
         // What was booked has not come yet, and nothing began in it.
-        let pace = Pace::resume(INTERVAL, Some(until), at(60));
+        let pace = Pace::resume(INTERVAL, Some(until), Duration::ZERO, at(60));
         assert_eq!(pace.opens_at(), at(5060).mono);
         assert_eq!(pace.begins_at(), at(5063).mono);
     }
 
     #[test]
+    fn a_takeover_waits_for_what_another_node_may_still_begin() {
+        let ahead = Duration::from_secs(1);
+        let now = at(100);
+        for (until, waits) in [
+            (0, 4900),
+            (100, 5000),
+            (900, 5800),
+            (1100, 6000),
+            (9000, 6000),
+        ] {
+            let pace = Pace::resume(INTERVAL, Some(at(until).wall), ahead, now);
+            assert_eq!(
+                pace.opens_at(),
+                at(100 + waits).mono,
+                "booked until {until}"
+            );
+            assert_eq!(pace.begins_at(), pace.opens_at() + LAUNCH);
+        }
+    }
+
+    #[test]
     fn a_slot_that_was_given_back_is_open_and_no_earlier_one_is() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         begin_in(&mut pace, slot(0));
         pace.take(slot(5000)).unwrap();
         pace.give_back(slot(5000));
@@ -389,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_never_before_the_submission_that_takes_it() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         begin_in(&mut pace, slot(0));
         assert_eq!(
             pace.open_slot(at(5002), true, at(5001).wall),
@@ -409,7 +436,7 @@ mod tests {
             wall: at(3000).wall,
             mono: Duration::ZERO,
         };
-        let mut pace = Pace::resume(INTERVAL, Some(last), now);
+        let mut pace = Pace::resume(INTERVAL, Some(last), Duration::ZERO, now);
         let (opens_at, wall) = (Duration::from_secs(2), at(5000).wall);
         assert_eq!(pace.opens_at(), opens_at);
         // The limiter knows it too.
@@ -428,13 +455,13 @@ mod tests {
             wall: Timestamp::EPOCH,
             mono: Duration::ZERO,
         };
-        let pace = Pace::resume(INTERVAL, Some(at(9_000_000).wall), now);
+        let pace = Pace::resume(INTERVAL, Some(at(9_000_000).wall), Duration::ZERO, now);
         assert_eq!(pace.begins_at(), INTERVAL + LAUNCH);
     }
 
     #[test]
     fn two_clocks_read_apart_do_not_show_starts_as_too_close() {
-        let mut pace = Pace::resume(INTERVAL, None, at(0));
+        let mut pace = Pace::resume(INTERVAL, None, Duration::ZERO, at(0));
         begin_in(&mut pace, slot(0));
         let skewed = Now {
             wall: back(at(5000).wall, Duration::from_micros(30)),

@@ -69,7 +69,7 @@ impl Scheduler {
         booking: Booking,
         now: Now,
     ) -> Self {
-        let pace = Pace::resume(settings.interval, booked_until, now);
+        let pace = Pace::resume(settings.interval, booked_until, booking.ahead(), now);
         Self {
             queue,
             settings,
@@ -275,5 +275,33 @@ impl Scheduler {
             };
             self.open = Some((slot, room.saturating_sub(ids)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// How long after a takeover the next slot opens.
+    fn waits(booking: Booking, booked_for: Duration) -> Duration {
+        let now = Now {
+            wall: Timestamp::EPOCH.plus(1_000_000 * MS),
+            mono: 7 * MS,
+        };
+        let settings = QueueSettings::default();
+        let until = now.wall.plus(booked_for);
+        let scheduler = Scheduler::new(QueueId(0), settings, Some(until), booking, now);
+        scheduler.opens_at() - now.mono
+    }
+
+    #[test]
+    fn only_another_node_may_still_begin_what_it_has_booked() {
+        let interval = QueueSettings::default().interval;
+        assert_eq!(waits(Booking::shared(), 900 * MS), 900 * MS + interval);
+        assert_eq!(waits(Booking::default(), 90 * MS), interval);
+        // A clock that was set back, or a booking that nobody can have made.
+        assert_eq!(waits(Booking::shared(), 9000 * MS), 1000 * MS + interval);
     }
 }
