@@ -303,7 +303,8 @@ async fn configure_queues(
     settings: &JobsSettings,
 ) -> Result<BTreeMap<QueueName, QueueId>, OpenError> {
     let mut refused = None;
-    // Another node may give the same number to another name at the same time: then it is looked again.
+    // Another node may give the same number to another name at the same time: then the store refuses the
+    // later one, and it is looked again.
     for _ in 0..CONFIGURE {
         let queues = number_queues(live, settings)?;
         let missing = {

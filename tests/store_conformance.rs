@@ -10,6 +10,8 @@ mod messages;
 mod nodes;
 #[path = "support/port.rs"]
 mod port;
+#[path = "store_conformance/queues.rs"]
+mod queues;
 #[path = "support/store_model.rs"]
 mod store_model;
 #[path = "store_conformance/texts.rs"]

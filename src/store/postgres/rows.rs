@@ -41,9 +41,12 @@ const RUN: &str = "INSERT INTO run (arrival, batch, status, attempt, first_trigg
         triggered_at = excluded.triggered_at, completed_at = excluded.completed_at,
         retry_at = excluded.retry_at, failures = excluded.failures";
 
+/// A number belongs to the name that had it first, and a name has one number: of two nodes that number
+/// their queues at the same time, the later one is refused, for no name is null.
 const QUEUE: &str = "INSERT INTO queue (id, name, last_slot)
     SELECT * FROM unnest($1::smallint[], $2::text[], $3::timestamptz[])
-    ON CONFLICT (id) DO UPDATE SET name = excluded.name,
+    ON CONFLICT (id) DO UPDATE SET
+        name = CASE WHEN queue.name = excluded.name THEN queue.name END,
         last_slot = coalesce(excluded.last_slot, queue.last_slot)";
 
 const SLOT: &str = "UPDATE queue SET last_slot = it.at
