@@ -11,6 +11,8 @@
 mod away;
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "cluster/given_up.rs"]
+mod given_up;
 #[path = "support/http.rs"]
 mod http;
 #[path = "crash/ledger.rs"]

@@ -1,6 +1,9 @@
 //! Queues as a whole, over a real store, with the time under the test's hand.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+#[path = "scheduler/given_up.rs"]
+mod given_up;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::pin::pin;

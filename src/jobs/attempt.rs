@@ -1,16 +1,19 @@
-//! One attempt at a batch: waits for its moment, does the work, keeps the results.
+//! One attempt at a batch: waits for its moment, does the work, keeps the results. And what is left to do
+//! after the last attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::decide::Finished;
 use super::processor::{Failure, IdResult, Processor, Work};
 use super::results;
 use crate::clock::Clock;
 use crate::events::Events;
-use crate::model::id::IngestionRef;
+use crate::model::event::Event;
+use crate::model::id::{BatchIndex, IngestionRef};
 use crate::model::time::Now;
 
 /// Holds the work back until the pace allows it, and tells when it began.
@@ -39,31 +42,33 @@ pub(crate) struct Attempt {
     pub(crate) events: Events,
     pub(crate) ingestion: IngestionRef,
     pub(crate) work: Work,
-    /// Whether there is none after it.
-    pub(crate) last: bool,
     pub(crate) gate: Gate,
 }
 
 impl Attempt {
-    /// Does the work and keeps its results. `None`: the gate was closed.
+    /// Does the work and keeps the results of what was processed. `None`: the gate was closed.
+    ///
+    /// Dropping the future ends the work.
     pub(crate) async fn run(self) -> Option<Finished> {
         let (clock, gate) = (self.gate.clock.clone(), self.gate);
         let (processor, work) = (self.processor, self.work.clone());
         // Through the gate in the task that does the work: between the moment it tells and the work
         // there is nothing that could take time.
-        let done = tokio::spawn(async move {
+        let mut doing = JoinSet::new();
+        doing.spawn(async move {
             if gate.pass().await {
                 Some(processor.run(work).await)
             } else {
                 None
             }
         });
-        let mut results = done.await.unwrap_or_else(|error| {
+        let mut results = doing.join_next().await?.unwrap_or_else(|error| {
             tracing::error!("the processor stopped in the middle of a batch: {error}");
             Some(broken_down(&self.work))
         })?;
         let at = clock.now().wall;
-        if !results::keep(&self.events, &clock, &self.work, &results, self.last, at).await {
+        let processed = results::of_processed(&self.work, &results, at);
+        if !results::keep(&self.events, &clock, &processed).await {
             tracing::warn!(ingestion = %self.ingestion.id, "{}: its results could not be kept", self.work.batch.batch_id());
             results = results::not_kept(results);
         }
@@ -73,6 +78,31 @@ impl Attempt {
             results,
             at,
             jitter: fastrand::f64(),
+        })
+    }
+}
+
+/// A batch that is given up, which is on disk: what failed in its last attempt is to be kept.
+pub(crate) struct GivenUp {
+    pub(crate) events: Events,
+    pub(crate) clock: Clock,
+    pub(crate) ingestion: IngestionRef,
+    pub(crate) batch: BatchIndex,
+    pub(crate) results: Vec<Event<'static>>,
+}
+
+impl GivenUp {
+    /// Keeps the results; then the batch ends, also where they could not be kept.
+    pub(crate) async fn run(self) -> Option<Finished> {
+        if !results::keep(&self.events, &self.clock, &self.results).await {
+            tracing::warn!(ingestion = %self.ingestion.id, "{}: its results could not be kept", self.batch.batch_id());
+        }
+        Some(Finished {
+            ingestion: self.ingestion,
+            batch: self.batch,
+            results: Vec::new(),
+            at: self.clock.now().wall,
+            jitter: 0.0,
         })
     }
 }
@@ -94,11 +124,23 @@ fn broken_down(work: &Work) -> Vec<IdResult> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
     use super::*;
     use crate::clock::ManualClock;
+    use crate::events::EventsSettings;
+    use crate::model::id::{Arrival, IngestionId};
+    use crate::model::queue::{HttpSettings, ProcessorSettings, UpstreamTemplate};
     use crate::model::time::Timestamp;
+    use crate::store::{Store, StoreSettings};
+    use crate::telemetry::Metrics;
 
     const MS: Duration = Duration::from_millis(1);
+
+    /// Nothing here takes that long.
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     fn gate(
         clock: &ManualClock,
@@ -124,6 +166,55 @@ mod tests {
             let at = told.await.unwrap();
             assert_eq!(at.map(|at| at.mono), begins.then_some(10 * MS));
         }
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_its_term() {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/{{id}}", upstream.local_addr().unwrap());
+        let template = UpstreamTemplate::parse(&url).unwrap();
+        let settings = ProcessorSettings::Http(Box::new(HttpSettings {
+            timeout: Duration::from_hours(1),
+            ..HttpSettings::new(template)
+        }));
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreSettings {
+            dir: dir.path().to_owned(),
+            accept_loss: false,
+        };
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let store = Store::open(&store, drop).unwrap();
+        let events = EventsSettings::default();
+        let (begun, _told) = oneshot::channel();
+        let id = IngestionId::new(uuid::Uuid::nil());
+        let attempt = Attempt {
+            processor: Arc::new(Processor::new(&settings, clock.clone()).unwrap()),
+            events: Events::new(store, clock.clone(), metrics, events),
+            ingestion: IngestionRef {
+                id,
+                arrival: Arrival(1),
+            },
+            work: Work {
+                ingestion: id,
+                batch: BatchIndex(0),
+                attempt: 1,
+                due: vec![(0, 1)],
+            },
+            gate: Gate {
+                clock,
+                begins_at: Duration::ZERO,
+                not_after: None,
+                begun,
+            },
+        };
+        let mut works = JoinSet::new();
+        works.spawn(attempt.run());
+        let (mut request, _) = upstream.accept().await.unwrap();
+        drop(works);
+        // The upstream says nothing: whoever asked has hung up.
+        let mut asked = Vec::new();
+        let ended = timeout(PATIENCE, request.read_to_end(&mut asked)).await;
+        ended.expect("the request is given up").unwrap();
     }
 
     #[tokio::test]

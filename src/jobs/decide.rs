@@ -18,12 +18,12 @@ use crate::model::time::Timestamp;
 /// The most ingestions that one pass expires; the rest follows in the next pass.
 const EXPIRED_AT_ONCE: usize = 1000;
 
-/// An attempt at a batch that has ended.
+/// An attempt at a batch that has ended; or, of a batch that is given up, that its results are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
     pub(crate) ingestion: IngestionRef,
     pub(crate) batch: BatchIndex,
-    /// One for each id that was due.
+    /// One for each id that was due; none of a batch that is given up.
     pub(crate) results: Vec<IdResult>,
     /// When.
     pub(crate) at: Timestamp,
@@ -64,7 +64,9 @@ pub(crate) fn due_ids(ingestion: &Ingestion, batch: BatchIndex) -> Vec<(u16, i64
     }
 }
 
-/// Attempts have ended: each batch completes, fails for good, or waits to be tried again.
+/// Attempts have ended: each batch completes, is given up, or waits to be tried again. One that is given up
+/// fails for good once the results of what failed are kept: whoever schedules keeps them, and only after
+/// this is committed, so nobody else has another attempt at it.
 ///
 /// Attempts at what the registry does not have, and at batches that have ended, are passed over: another
 /// node leads since they began, has made its own, and this one's term is over though it has not heard so.
@@ -84,7 +86,14 @@ pub(crate) fn finish(
         let Some(run) = run.filter(|run| !run.status.has_ended()) else {
             continue;
         };
-        let run = ended_run(run, policy, attempt);
+        let run = if run.is_given_up() {
+            BatchRun {
+                status: BatchStatus::Failed,
+                ..run.clone()
+            }
+        } else {
+            ended_run(run, policy, attempt)
+        };
         let has_ended = run.status.has_ended();
         changes.push(Change::BatchMoved {
             ingestion: attempt.ingestion,
@@ -133,10 +142,7 @@ fn ended_run(run: &BatchRun, policy: &RetryPolicy, attempt: &Finished) -> BatchR
             retry_at: Some(attempt.at.plus(wait)),
             ..ended
         },
-        None => BatchRun {
-            status: BatchStatus::Failed,
-            ..ended
-        },
+        None => ended,
     }
 }
 

@@ -136,6 +136,8 @@ impl Live {
             };
             let news = News::of(&change);
             let moved = match &change {
+                // For everybody else it runs on, until its results are kept.
+                Change::BatchMoved { run, .. } if run.is_given_up() => None,
                 Change::BatchMoved {
                     ingestion, batch, ..
                 } => Some((ingestion.id, Some(*batch))),

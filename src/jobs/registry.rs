@@ -334,21 +334,32 @@ impl Registry {
     }
 
     /// From now on batches of the queue are started here. Those that are `triggered` were started by
-    /// somebody who is gone: they can start again, in their old order.
-    pub(crate) fn take_over(&mut self, queue: QueueId) {
+    /// somebody who is gone: they can start again, in their old order. Returned are those that are given
+    /// up: they don't, and their results are to be kept.
+    pub(crate) fn take_over(&mut self, queue: QueueId) -> Vec<(IngestionRef, BatchIndex)> {
         let Ok(queue) = queue_mut(&mut self.queues, queue) else {
-            return;
+            return Vec::new();
         };
+        let mut given_up = Vec::new();
         for (id, batch) in std::mem::take(&mut queue.running) {
-            if let Some(slot) = self.slab.find(id)
-                && let Some(entry) = self.slab.get(slot)
-            {
+            let Some(slot) = self.slab.find(id) else {
+                continue;
+            };
+            let Some(entry) = self.slab.get(slot) else {
+                continue;
+            };
+            let run = entry.ingestion.run(batch);
+            if run.is_some_and(BatchRun::is_given_up) {
+                queue.running.insert((id, batch));
+                given_up.push((entry.ingestion.key(), batch));
+            } else {
                 queue.ready(entry, slot, batch);
                 queue
                     .backlog_of(entry.ingestion.priority)
                     .add(entry.ordinal, 1);
             }
         }
+        given_up
     }
 
     fn queue_configured(&mut self, id: QueueId, name: QueueName, last_slot: Option<Timestamp>) {

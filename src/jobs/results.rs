@@ -1,8 +1,13 @@
 //! What came of each id, kept as an event.
 //!
 //! An event of topic [`TOPIC`] whose identity is the id's place, so that the result of a batch that
-//! is started again is a duplicate of what is there. It is kept before the end of the attempt is
-//! recorded: a crash between the two repeats the batch, and loses nothing.
+//! is started again is a duplicate of what is there.
+//!
+//! What was processed is kept before the end of the attempt is recorded: a crash between the two repeats
+//! the batch, and loses nothing. What failed is kept after it is recorded that the batch is given up, and
+//! before its end: the first result of an id is its only one, so a failure is none while there may be
+//! another attempt. Only the node that schedules can record that. After a crash between the two, or on
+//! another node, the same results are made from what is recorded.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,6 +19,8 @@ use super::processor::{Failure, IdResult, Response, Work};
 use crate::clock::Clock;
 use crate::events::Events;
 use crate::model::event::{DEFAULT_TENANT, Event, EventTime, MAX_PAYLOAD};
+use crate::model::id::{BatchIndex, IngestionId};
+use crate::model::ingestion::Ingestion;
 use crate::model::json::is_too_deep;
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
@@ -43,22 +50,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often to try again.
 const ATTEMPTS: u32 = 60;
 
-/// Keeps the results that are final: those of ids that were processed and, if this was the `last`
-/// attempt, of those that failed. Whether they are kept: it gives up when the store refuses them for
-/// a minute, and at once when it will take none until a restart.
-pub(super) async fn keep(
-    events: &Events,
-    clock: &Clock,
-    work: &Work,
-    results: &[IdResult],
-    last: bool,
-    at: Timestamp,
-) -> bool {
-    let all: Vec<Event<'static>> = results
-        .iter()
-        .filter_map(|result| event(work, result, last, at))
-        .collect();
-    for chunk in all.chunks(AT_ONCE) {
+/// Keeps results. Whether they are kept: it gives up when the store refuses them for a minute, and at once
+/// when it will take none until a restart.
+pub(super) async fn keep(events: &Events, clock: &Clock, results: &[Event<'static>]) -> bool {
+    for chunk in results.chunks(AT_ONCE) {
         if !keep_some(events, clock, chunk).await {
             return false;
         }
@@ -92,30 +87,57 @@ pub(super) fn not_kept(results: Vec<IdResult>) -> Vec<IdResult> {
     results.into_iter().map(lost).collect()
 }
 
-/// The result of one id, if it is final.
-fn event(work: &Work, result: &IdResult, last: bool, at: Timestamp) -> Option<Event<'static>> {
-    let (event_type, payload) = match &result.result {
-        Ok(response) => (COMPLETED, processed(result.id, response)),
-        Err(failure) if last => (
-            FAILED,
-            json!({"id": result.id, "error": failure.reason}).to_string(),
-        ),
-        Err(_) => return None,
+/// The results of the ids that were processed in an attempt that ended at `at`.
+pub(super) fn of_processed(
+    work: &Work,
+    results: &[IdResult],
+    at: Timestamp,
+) -> Vec<Event<'static>> {
+    let processed = results.iter().filter_map(|result| {
+        let response = result.result.as_ref().ok()?;
+        let place = (work.ingestion, work.batch, result.position);
+        Some(event(place, COMPLETED, processed(result.id, response), at))
+    });
+    processed.collect()
+}
+
+/// The results of the ids that failed in the last attempt at a batch that is given up; none of any other.
+pub(super) fn of_given_up(ingestion: &Ingestion, batch: BatchIndex) -> Vec<Event<'static>> {
+    let run = ingestion.run(batch).filter(|run| run.is_given_up());
+    let Some((run, at)) = run.and_then(|run| Some((run, run.completed_at?))) else {
+        return Vec::new();
     };
-    Some(Event {
+    let ids = ingestion.ids_of(batch);
+    let failed = run.failures.iter().filter_map(|failure| {
+        let id = ids.get(usize::from(failure.position))?;
+        let payload = json!({"id": id, "error": failure.reason}).to_string();
+        let place = (ingestion.id, batch, failure.position);
+        Some(event(place, FAILED, payload, at))
+    });
+    failed.collect()
+}
+
+/// The result of the id at this place.
+fn event(
+    (ingestion, batch, position): (IngestionId, BatchIndex, u16),
+    event_type: &'static str,
+    payload: String,
+    at: Timestamp,
+) -> Event<'static> {
+    Event {
         tenant: DEFAULT_TENANT.into(),
         topic: TOPIC.into(),
-        id: format!("{}:{}:{}", work.ingestion, work.batch.0, result.position).into(),
+        id: format!("{ingestion}:{}:{position}", batch.0).into(),
         time: EventTime {
             micros: at,
             nanos: 0,
         },
-        source: Some(work.ingestion.to_string().into()),
+        source: Some(ingestion.to_string().into()),
         event_type: Some(event_type.into()),
         user: None,
         payload: payload.into(),
         extra: Cow::Borrowed(""),
-    })
+    }
 }
 
 /// The payload of an id that was processed. A body that is JSON is kept as such, any other (and one
@@ -148,7 +170,10 @@ fn processed(id: i64, response: &Response) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::id::{BatchIndex, IngestionId};
+    use crate::model::batch::{BatchRun, IdFailure};
+    use crate::model::id::Arrival;
+    use crate::model::priority::Priority;
+    use crate::model::queue::QueueId;
 
     fn work() -> Work {
         Work {
@@ -167,6 +192,17 @@ mod tests {
         processed(7, &response)
     }
 
+    fn failure(position: u16) -> IdResult {
+        IdResult {
+            position,
+            id: 7,
+            result: Err(Failure {
+                reason: "no".to_owned(),
+                retry_after: None,
+            }),
+        }
+    }
+
     #[test]
     fn an_event_names_the_place_of_its_id() {
         let done = IdResult {
@@ -177,7 +213,10 @@ mod tests {
                 body: Vec::new(),
             }),
         };
-        let event = event(&work(), &done, false, Timestamp::EPOCH).unwrap();
+        let events = of_processed(&work(), &[failure(0), done], Timestamp::EPOCH);
+        let [event] = events.as_slice() else {
+            panic!("a failure may be followed by another attempt: {events:?}");
+        };
         assert_eq!(event.id, "00000000-0000-0000-0000-000000000000:2:1");
         assert_eq!(
             (&*event.topic, event.event_type.as_deref()),
@@ -187,18 +226,38 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_a_result_once_it_is_final() {
-        let failed = IdResult {
-            position: 0,
-            id: 7,
-            result: Err(Failure {
-                reason: "no".to_owned(),
-                retry_after: None,
-            }),
+    fn a_failure_is_a_result_once_the_batch_is_given_up() {
+        let at = Timestamp::from_micros(9);
+        let mut ingestion = Ingestion {
+            id: IngestionId::new(uuid::Uuid::nil()),
+            arrival: Arrival(1),
+            created_at: Timestamp::EPOCH,
+            ids: [5, 6, 7].into(),
+            extras: None,
+            runs: None,
+            queue: QueueId(0),
+            batch_size: 2.try_into().unwrap(),
+            priority: Priority::Low,
         };
-        assert_eq!(event(&work(), &failed, false, Timestamp::EPOCH), None);
-        let event = event(&work(), &failed, true, Timestamp::EPOCH).unwrap();
-        assert_eq!(event.payload, r#"{"error":"no","id":7}"#);
+        let failed = BatchRun {
+            failures: vec![IdFailure::new(1, "no".to_owned())],
+            ..BatchRun::first(Timestamp::EPOCH)
+        };
+        let given_up = BatchRun {
+            completed_at: Some(at),
+            ..failed.clone()
+        };
+        ingestion.set_run(BatchIndex(0), failed);
+        assert_eq!(of_given_up(&ingestion, BatchIndex(0)), []);
+        ingestion.set_run(BatchIndex(0), given_up);
+        let events = of_given_up(&ingestion, BatchIndex(0));
+        let [event] = events.as_slice() else {
+            panic!("one failed: {events:?}");
+        };
+        assert_eq!(event.id, "00000000-0000-0000-0000-000000000000:0:1");
+        assert_eq!(event.event_type.as_deref(), Some("failed"));
+        assert_eq!(event.time.micros, at);
+        assert_eq!(event.payload, r#"{"error":"no","id":6}"#);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::attempt::{Attempt, Gate};
+use super::attempt::{Attempt, Gate, GivenUp};
 use super::booking::Booking;
 use super::callback::{Callback, Callbacks};
 use super::decide::Finished;
@@ -20,6 +20,7 @@ use super::live::{Live, QueueHandle};
 use super::pace::Slot;
 use super::processor::Processor;
 use super::refusals::Refusals;
+use super::results;
 use super::scheduler::{Outcome, Scheduler, Start};
 use crate::clock::Clock;
 use crate::events::Events;
@@ -96,18 +97,23 @@ impl Runner {
             };
             let Some(term) = begun else { return };
             self.term = term;
-            let scheduler = self.take_over(handle);
+            let mut way = UnderWay::default();
+            let scheduler = self.take_over(handle, &mut way);
             handle.leads.store(true, Ordering::Release);
-            self.schedule(handle, scheduler, &mut terms).await;
+            self.schedule(handle, scheduler, way, &mut terms).await;
             handle.leads.store(false, Ordering::Release);
             self.refusals = Refusals::default();
         }
     }
 
     /// Goes on where whoever scheduled before has stopped.
-    fn take_over(&self, handle: &QueueHandle) -> Scheduler {
+    fn take_over(&self, handle: &QueueHandle, way: &mut UnderWay) -> Scheduler {
         let mut registry = self.live.registry.write();
-        registry.take_over(self.queue);
+        for (ingestion, batch) in registry.take_over(self.queue) {
+            if let Some(it) = registry.get(ingestion.id) {
+                self.give_up(it, batch, way);
+            }
+        }
         let booked_until = registry.queue(self.queue).and_then(|queue| queue.last_slot);
         let booking = if self.store.is_shared() {
             Booking::shared()
@@ -126,10 +132,10 @@ impl Runner {
         &mut self,
         handle: &QueueHandle,
         mut scheduler: Scheduler,
+        mut way: UnderWay,
         terms: &mut watch::Receiver<Option<Term>>,
     ) {
         let live = Arc::clone(&self.live);
-        let mut way = UnderWay::default();
         loop {
             // Armed before anything is looked at: a submission from here on ends the wait below.
             let woken = handle.wake.notified();
@@ -164,6 +170,7 @@ impl Runner {
                         if self.commit(&changes).await {
                             self.tell(handle, &way.finished, &changes);
                             way.finished.clear();
+                            self.take_up_given_up(&changes, &mut way);
                         }
                         continue;
                     }
@@ -208,6 +215,35 @@ impl Runner {
                 _ = terms.changed() => {}
             }
         }
+    }
+
+    /// What is given up by these changes, which are on disk, is on its way to its end.
+    fn take_up_given_up(&self, changes: &[Change], way: &mut UnderWay) {
+        let registry = self.live.registry.read();
+        for change in changes {
+            if let Change::BatchMoved {
+                ingestion,
+                batch,
+                run,
+            } = change
+                && run.is_given_up()
+                && let Some(it) = registry.get(ingestion.id)
+            {
+                self.give_up(it, *batch, way);
+            }
+        }
+    }
+
+    /// Has the results of a batch that is given up kept; then it ends.
+    fn give_up(&self, ingestion: &Ingestion, batch: BatchIndex, way: &mut UnderWay) {
+        let given_up = GivenUp {
+            events: self.events.clone(),
+            clock: self.clock.clone(),
+            ingestion: ingestion.key(),
+            batch,
+            results: results::of_given_up(ingestion, batch),
+        };
+        way.works.spawn_on(given_up.run(), &self.workers);
     }
 
     /// Sends a booking on its way to the disk, before all that this queue commits later.
@@ -311,7 +347,6 @@ impl Runner {
                 events: self.events.clone(),
                 ingestion: start.ingestion,
                 work: start.work.clone(),
-                last: scheduler.is_last(start.work.attempt),
                 gate,
             };
             works.spawn_on(attempt.run(), &self.workers);
@@ -389,15 +424,16 @@ impl Runner {
     fn tell(&self, handle: &QueueHandle, finished: &[Finished], changes: &[Change]) {
         for change in changes {
             match change {
+                // It is told of once it has ended.
+                Change::BatchMoved { run, .. } if run.is_given_up() => {}
                 Change::BatchMoved {
                     ingestion,
                     batch,
                     run,
                 } => {
-                    let at = finished
-                        .iter()
-                        .find(|f| f.ingestion == *ingestion && f.batch == *batch)
-                        .map(|f| f.at);
+                    let mut finished = finished.iter();
+                    let ended = finished.find(|f| f.ingestion == *ingestion && f.batch == *batch);
+                    let at = run.completed_at.or(ended.map(|ended| ended.at));
                     let took = at.unwrap_or(run.triggered_at).since(run.triggered_at);
                     handle.ran(took);
                     self.tell_of_batch(*ingestion, *batch, run.status, run, took);

@@ -12,7 +12,6 @@ use super::decide::{self, Finished};
 use super::pace::{Pace, Slot};
 use super::processor::Work;
 use super::registry::{Queue, Registry};
-use super::retry;
 use crate::model::change::Change;
 use crate::model::queue::{QueueId, QueueSettings};
 use crate::model::time::{Now, Timestamp};
@@ -123,11 +122,6 @@ impl Scheduler {
         } else {
             self.booking.refused(end, self.pace.opens_at());
         }
-    }
-
-    /// Whether there is no attempt after the one of this number.
-    pub(crate) fn is_last(&self, attempt: u32) -> bool {
-        retry::backoff(&self.settings.retry, attempt, None, 0.0).is_none()
     }
 
     /// The start was committed.
@@ -293,7 +287,7 @@ mod tests {
         let settings = QueueSettings::default();
         let until = now.wall.plus(booked_for);
         let scheduler = Scheduler::new(QueueId(0), settings, Some(until), booking, now);
-        scheduler.opens_at() - now.mono
+        scheduler.opens_at().saturating_sub(now.mono)
     }
 
     #[test]

@@ -11,6 +11,7 @@
     reason = "numbers are small here"
 )]
 
+mod check;
 mod disk;
 mod naive;
 mod world;
@@ -53,6 +54,10 @@ enum Step {
         which: usize,
         failed: u8,
     },
+    /// The results of one of the batches that are given up are kept.
+    Keep {
+        which: usize,
+    },
     /// From here on, the disk takes bookings so.
     Bookings(Bookings),
     /// From here on, the disk takes the start of a batch in a booked slot, or refuses it.
@@ -92,6 +97,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => prop_oneof![0_u64..3_000, 0_u64..90_000].prop_map(|micros| Step::Slow { micros }),
         5 => (0_usize..8, prop_oneof![3 => Just(0_u8), 1 => 0_u8..8])
             .prop_map(|(which, failed)| Step::Finish { which, failed }),
+        2 => (0_usize..8).prop_map(|which| Step::Keep { which }),
         1 => prop::sample::select(vec![Bookings::AtOnce, Bookings::Late, Bookings::Refused])
             .prop_map(Step::Bookings),
         1 => any::<bool>().prop_map(|taken| Step::Starts { taken }),

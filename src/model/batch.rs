@@ -14,6 +14,9 @@ use super::time::Timestamp;
 ///     ▼                  retry or restart
 /// Expired, Cancelled
 /// ```
+///
+/// A batch whose retries are used up is `Triggered` and given up ([`BatchRun::is_given_up`]) until the
+/// results of what failed are kept; nothing but its end can come then.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchStatus {
@@ -107,7 +110,7 @@ pub struct BatchRun {
     pub first_triggered_at: Timestamp,
     /// The slot of its latest start.
     pub triggered_at: Timestamp,
-    /// When it ended.
+    /// When it ended; of one that is given up, when its last attempt did.
     pub completed_at: Option<Timestamp>,
     /// When it may be tried again; set only while it waits for that.
     pub retry_at: Option<Timestamp>,
@@ -149,6 +152,12 @@ impl BatchRun {
     #[must_use]
     pub const fn waits_for_retry(&self) -> bool {
         matches!(self.status, BatchStatus::Triggered) && self.retry_at.is_some()
+    }
+
+    /// Whether its retries are used up, and the results of what failed are not all kept yet.
+    #[must_use]
+    pub const fn is_given_up(&self) -> bool {
+        matches!(self.status, BatchStatus::Triggered) && self.completed_at.is_some()
     }
 }
 

@@ -77,7 +77,7 @@ async fn nodes_that_start_at_once_with_different_queues_give_each_its_own_number
             let queues = ["default", own].map(|it| (name(it), QueueSettings::default()));
             let settings = JobsSettings {
                 queues: queues.into(),
-                keep_ended: Duration::from_secs(60),
+                keep_ended: Duration::from_mins(1),
                 retention: Duration::from_hours(1),
                 events: EventsSettings::default(),
             };
@@ -99,6 +99,6 @@ async fn nodes_that_start_at_once_with_different_queues_give_each_its_own_number
     assert_eq!(psql(&place.url(), sql).unwrap(), numbers.join(", "));
     assert_eq!(numbers.len(), 4);
     for (_, jobs) in nodes {
-        jobs.stop(Duration::ZERO, Duration::from_secs(60)).await;
+        jobs.stop(Duration::ZERO, Duration::from_mins(1)).await;
     }
 }

@@ -4,7 +4,7 @@ use tokio::task::JoinSet;
 use tollgate::model::batch::{BatchRun, BatchStatus, IdFailure};
 use tollgate::model::change::Change;
 use tollgate::model::id::BatchIndex;
-use tollgate::model::ingestion::Extras;
+use tollgate::model::ingestion::{Extras, Ingestion};
 use tollgate::model::time::Timestamp;
 use tollgate::store::{Store, StoreError};
 
@@ -66,7 +66,7 @@ async fn takes_any_text(place: Place) {
 
     // Two fail, and one of them has ended.
     let at = Timestamp::from_micros(5);
-    let keys: Vec<_> = history.state.live.values().map(|it| it.key()).collect();
+    let keys: Vec<_> = history.state.live.values().map(Ingestion::key).collect();
     for (place, status) in [(1, BatchStatus::Triggered), (2, BatchStatus::Failed)] {
         let run = BatchRun {
             status,
@@ -84,9 +84,9 @@ async fn takes_any_text(place: Place) {
                 at,
             });
         }
-        changes
-            .iter()
-            .for_each(|change| history.state.apply(change));
+        for change in &changes {
+            history.state.apply(change);
+        }
         opened.store.commit(changes).await.unwrap();
     }
     drop(opened);

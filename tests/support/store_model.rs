@@ -236,6 +236,12 @@ impl History {
                 failures,
                 ..before
             },
+            3 => BatchRun {
+                completed_at: Some(at),
+                retry_at: None,
+                failures,
+                ..before
+            },
             _ => BatchRun {
                 status: BatchStatus::Completed,
                 completed_at: Some(at),

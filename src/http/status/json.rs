@@ -189,6 +189,7 @@ impl<'a> Batch<'a> {
     pub(in crate::http) fn of(ingestion: &'a Ingestion, batch: &'a BatchView) -> Self {
         let run = batch.run.as_ref();
         let ids = ingestion.ids_of(batch.index);
+        let ended = run.filter(|run| run.status.has_ended());
         let failures = run.map(|run| run.failures.as_slice()).unwrap_or_default();
         let error = (!failures.is_empty()).then(|| BatchError {
             detail: format!("{} of {} ids failed", failures.len(), ids.len()),
@@ -207,7 +208,7 @@ impl<'a> Batch<'a> {
             status: batch.status,
             attempt: run.map(|run| run.attempt),
             triggered_at: run.map(|run| run.triggered_at),
-            completed_at: run.and_then(|run| run.completed_at),
+            completed_at: ended.and_then(|run| run.completed_at),
             retry_at: run.and_then(|run| run.retry_at),
             error,
         }

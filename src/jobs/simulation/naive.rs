@@ -14,6 +14,7 @@ pub(super) enum Naive {
     /// Was running when the process died.
     Interrupted,
     RetryAt(Timestamp),
+    GivenUp,
     Ended(BatchStatus),
 }
 
@@ -22,7 +23,7 @@ impl Naive {
         match self {
             Self::Waiting | Self::Interrupted => true,
             Self::RetryAt(due) => due <= now,
-            Self::Running | Self::Ended(_) => false,
+            Self::Running | Self::GivenUp | Self::Ended(_) => false,
         }
     }
 }
@@ -73,7 +74,7 @@ impl NaiveIngestion {
             self.due[batch] = failing;
             match backoff(self.attempts[batch]) {
                 Some(at) => Naive::RetryAt(at),
-                None => Naive::Ended(BatchStatus::Failed),
+                None => Naive::GivenUp,
             }
         };
     }

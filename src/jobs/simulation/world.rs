@@ -15,7 +15,7 @@ use crate::jobs::registry::Registry;
 use crate::jobs::scheduler::{Outcome, Scheduler, Start};
 use crate::model::batch::BatchStatus;
 use crate::model::change::Change;
-use crate::model::id::{Arrival, BatchIndex, IngestionId};
+use crate::model::id::{Arrival, BatchIndex, IngestionId, IngestionRef};
 use crate::model::ingestion::{Extras, Ingestion};
 use crate::model::priority::Priority;
 use crate::model::queue::QueueSettings;
@@ -31,7 +31,9 @@ pub(super) struct World {
     pub(super) registry: RwLock<Registry>,
     pub(super) scheduler: Scheduler,
     pub(super) disk: Disk,
-    running: Vec<Start>,
+    pub(super) running: Vec<Start>,
+    /// Batches that are given up and whose results are being kept.
+    pub(super) given_up: Vec<(IngestionRef, BatchIndex)>,
     /// In order of arrival: arrival 1 is the first.
     pub(super) naive: Vec<NaiveIngestion>,
     last_start: Option<Timestamp>,
@@ -41,12 +43,12 @@ pub(super) struct World {
     /// How much later than it is decided work begins.
     slow: Duration,
     /// The slot whose work has not begun yet, and when (monotonic) it does.
-    launching: Option<(Slot, Duration)>,
+    pub(super) launching: Option<(Slot, Duration)>,
     bookings: Bookings,
     /// A booking that is on its way to the disk.
     booking: Option<Slot>,
     /// When the queue was last looked at.
-    looked_at: Timestamp,
+    pub(super) looked_at: Timestamp,
     /// When the queue wakes by itself.
     wakes_at: Option<Duration>,
     /// Starts in booked slots.
@@ -58,7 +60,7 @@ pub(super) struct World {
     /// When work last began, in whatever life of the process.
     pub(super) last_began: Option<Timestamp>,
     /// Until then there is a reason to start nothing.
-    paced_until: Timestamp,
+    pub(super) paced_until: Timestamp,
 }
 
 impl World {
@@ -68,7 +70,7 @@ impl World {
             mono: Duration::ZERO,
         };
         let disk = Disk::default();
-        let (registry, scheduler) = Self::boot(&settings, &disk, now);
+        let (registry, scheduler, given_up) = Self::boot(&settings, &disk, now);
         Self {
             settings,
             now,
@@ -76,6 +78,7 @@ impl World {
             scheduler,
             disk,
             running: Vec::new(),
+            given_up,
             naive: Vec::new(),
             last_start: None,
             in_slot: 0,
@@ -94,13 +97,17 @@ impl World {
         }
     }
 
-    fn boot(settings: &QueueSettings, disk: &Disk, now: Now) -> (RwLock<Registry>, Scheduler) {
+    fn boot(
+        settings: &QueueSettings,
+        disk: &Disk,
+        now: Now,
+    ) -> (RwLock<Registry>, Scheduler, Vec<(IngestionRef, BatchIndex)>) {
         let mut registry = Registry::default();
         for change in disk.replay() {
             registry.apply(change).unwrap();
         }
         registry.go_live();
-        registry.take_over(QUEUE);
+        let given_up = registry.take_over(QUEUE);
         (
             RwLock::new(registry),
             Scheduler::new(
@@ -110,6 +117,7 @@ impl World {
                 Booking::default(),
                 now,
             ),
+            given_up,
         )
     }
 
@@ -136,6 +144,7 @@ impl World {
                 self.advance(wake.unwrap_or_default().saturating_sub(self.now.mono));
             }
             Step::Finish { which, failed } => self.finish(which, failed),
+            Step::Keep { which } => self.keep(which),
             Step::Bookings(bookings) => self.bookings = bookings,
             Step::Starts { taken } => {
                 self.takes_starts = taken;
@@ -319,10 +328,34 @@ impl World {
             at: self.now.wall,
             jitter,
         };
+        self.record(finished);
+        let naive = &self.naive[start.ingestion.arrival.0 as usize - 1];
+        if naive.batches[start.work.batch.index()] == Naive::GivenUp {
+            self.given_up.push((start.ingestion, start.work.batch));
+        }
+    }
+
+    fn record(&mut self, finished: Finished) {
         match self.scheduler.tick(&self.registry, &[finished], self.now) {
             Outcome::Commit(changes) => self.commit(changes),
             other => panic!("an ended attempt must be recorded, not {other:?}"),
         }
+    }
+
+    fn keep(&mut self, which: usize) {
+        if self.given_up.is_empty() || self.moving.is_some() {
+            return;
+        }
+        let (ingestion, batch) = self.given_up.remove(which % self.given_up.len());
+        let naive = &mut self.naive[ingestion.arrival.0 as usize - 1];
+        naive.batches[batch.index()] = Naive::Ended(BatchStatus::Failed);
+        self.record(Finished {
+            ingestion,
+            batch,
+            results: Vec::new(),
+            at: self.now.wall,
+            jitter: 0.0,
+        });
     }
 
     fn crash(&mut self, down: Duration) {
@@ -346,7 +379,13 @@ impl World {
             wall: self.now.wall.plus(down),
             mono: Duration::from_millis(3),
         };
-        (self.registry, self.scheduler) = Self::boot(&self.settings, &self.disk, self.now);
+        let by_place = |(key, batch): &(IngestionRef, BatchIndex)| (key.arrival, *batch);
+        self.given_up.sort_unstable_by_key(by_place);
+        let before_crash = std::mem::take(&mut self.given_up);
+        (self.registry, self.scheduler, self.given_up) =
+            Self::boot(&self.settings, &self.disk, self.now);
+        self.given_up.sort_unstable_by_key(by_place);
+        assert_eq!(self.given_up, before_crash, "nothing else is kept again");
         self.paced_until = self.disk.last_slot.map_or(self.now.wall, |until| {
             assert!(until.since(self.now.wall) <= REACH);
             until.min(self.now.wall).plus(INTERVAL)
@@ -432,7 +471,7 @@ impl World {
             self.in_slot += due.len();
             assert!(self.in_slot <= 3, "a slot takes at most the ids of a batch");
         } else {
-            let running = self.running.len();
+            let running = self.running.len() + self.given_up.len();
             assert!(
                 running < self.settings.max_in_flight.get() as usize,
                 "{running} batches run"
@@ -481,82 +520,6 @@ impl World {
         self.running.push(start);
     }
 
-    /// Nothing starts: there must be a reason, and the wait must end when it does.
-    fn check_wait(&self, until: Option<Duration>) {
-        if naive::next(&self.naive, self.now.wall).is_some() {
-            let blocked = self.running.len() >= self.settings.max_in_flight.get() as usize;
-            let blocked = blocked || self.launching.is_some();
-            let opens_at = self.scheduler.opens_at();
-            assert!(
-                blocked || opens_at > self.now.mono,
-                "the slot is open and a batch is ready"
-            );
-            let paced = self.now.wall < self.paced_until;
-            assert!(blocked || paced, "a slot went by without a start");
-            assert!(
-                blocked || until.is_some_and(|until| until <= opens_at),
-                "sleeps past the slot"
-            );
-        }
-        let due = self
-            .naive
-            .iter()
-            .flat_map(|naive| &naive.batches)
-            .filter_map(|batch| match batch {
-                Naive::RetryAt(due) if *due > self.now.wall => Some(*due),
-                _ => None,
-            });
-        if let Some(due) = due.min() {
-            let latest = self.now.mono + due.since(self.now.wall);
-            assert!(
-                until.is_some_and(|until| until <= latest),
-                "sleeps past a retry"
-            );
-        }
-    }
-
-    /// Statuses, counts and positions of everything.
-    fn check(&self) {
-        let registry = self.registry.read();
-        for (index, naive) in self.naive.iter().enumerate() {
-            let Some(ingestion) = registry.get(naive.id) else {
-                let ended = naive
-                    .batches
-                    .iter()
-                    .all(|batch| matches!(batch, Naive::Ended(_)));
-                assert!(ended, "arrival {} was lost", index + 1);
-                continue;
-            };
-            assert_eq!(ingestion.ids.len() as i64, naive.ids);
-            for (batch, expected) in (0..).map(BatchIndex).zip(&naive.batches) {
-                let status = match expected {
-                    Naive::Waiting => BatchStatus::YetToStart,
-                    Naive::Running | Naive::Interrupted | Naive::RetryAt(_) => {
-                        BatchStatus::Triggered
-                    }
-                    Naive::Ended(status) => *status,
-                };
-                assert_eq!(
-                    ingestion.status_of(batch),
-                    status,
-                    "{batch:?} of arrival {}",
-                    index + 1
-                );
-            }
-            let all_ended = naive
-                .batches
-                .iter()
-                .all(|batch| matches!(batch, Naive::Ended(_)));
-            assert_eq!(ingestion.ended_at().is_some(), all_ended);
-            assert_eq!(
-                registry.position(naive.id),
-                naive::position(&self.naive, index, self.looked_at),
-                "position of arrival {}",
-                index + 1
-            );
-        }
-    }
-
     /// Runs on without failures until all has ended.
     pub(super) fn drain(&mut self) {
         self.step(&Step::Starts { taken: true });
@@ -573,6 +536,7 @@ impl World {
                 which: 0,
                 failed: 0,
             });
+            self.step(&Step::Keep { which: 0 });
             self.step(&Step::Advance { ms: 50 });
         }
         panic!("it never ends");
