@@ -12,6 +12,8 @@ mod nodes;
 mod port;
 #[path = "store_conformance/queues.rs"]
 mod queues;
+#[path = "cluster/relay.rs"]
+mod relay;
 #[path = "support/store_model.rs"]
 mod store_model;
 #[path = "store_conformance/texts.rs"]

@@ -13,6 +13,7 @@ use tollgate::store::{SharedSettings, StoreError, Term};
 use super::Place;
 use super::backing::{installed, psql};
 use super::messages::event;
+use super::relay::Relay;
 use super::store_model::{History, Opened, connect};
 use super::submitted;
 
@@ -170,4 +171,29 @@ async fn settings_of_the_database_weaken_no_promise() {
     let seen = psql(url, "SELECT DISTINCT setting FROM seen ORDER BY setting").unwrap();
     let expected = ["change", "erased", "identity"].map(|it| format!("{it} on read committed"));
     assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
+}
+
+/// A database that takes everything and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_holds_no_submission_up_for_ever() {
+    let Some((settings, _place)) = database() else {
+        return;
+    };
+    let place = settings.url.rsplit(['@', '/']).nth(1).unwrap();
+    let relay = Relay::to(place.parse().unwrap());
+    let through = SharedSettings {
+        url: settings.url.replace(place, &relay.address().to_string()),
+        ..settings.clone()
+    };
+    let store = connect(&through).await.unwrap().store;
+    let mut history = History::new(9);
+    relay.cut(true);
+    let refused = store.commit(vec![submitted(&mut history).0]).await;
+    assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
+    relay.cut(false);
+    let change = submitted(&mut history).0;
+    let until = tokio::time::timeout(Duration::from_mins(1), async {
+        while store.commit(vec![change.clone()]).await.is_err() {}
+    });
+    until.await.unwrap();
 }

@@ -2,10 +2,12 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
-use super::connect::{Server, Session, fault};
+use super::connect::{Server, Session, fault, silent};
 use super::follow::Own;
 use super::rows::{Head, Rows, Statements};
 use crate::model::change::Change;
@@ -16,6 +18,9 @@ use crate::store::error::StoreError;
 /// The most changes of one transaction, and the most ids in them, beyond the first commit.
 const GROUP: usize = 1_000;
 const GROUP_IDS: usize = 2_000_000;
+
+/// The longest that a transaction may take. A database that hangs holds nobody up for longer.
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// Changes that belong together.
 pub(super) struct Commit {
@@ -81,8 +86,8 @@ impl Writer {
     }
 
     async fn write(&self, open: &mut Option<Open>, mut group: Vec<Commit>) {
-        let written = self.try_write(open, &group).await;
-        match written {
+        let written = timeout(LONGEST, self.try_write(open, &group)).await;
+        match written.unwrap_or_else(|_| Err(silent())) {
             Ok(head) => {
                 self.tell(None);
                 self.hand_on(head, &mut group).await;

@@ -7,10 +7,12 @@
 //! Identities are claimed side by side; the row of `event_head` is held for the arrivals only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::timeout;
 
-use super::super::connect::{Server, Session, end_hanging, fault};
+use super::super::connect::{Server, Session, end_hanging, fault, silent};
 use super::super::follow::Sight;
 use super::Shared;
 use super::claims::{Claim, Contents};
@@ -34,6 +36,9 @@ const ATTEMPTS: usize = 4;
 /// How long a writer waits for the locks of others, and how long the database waits for a writer that
 /// holds some: a node that hangs in the middle must not hold up the others.
 const SETTINGS: &str = "SET lock_timeout = '8s'; SET idle_in_transaction_session_timeout = '5s'";
+
+/// The longest that requests may take. A database that hangs holds nobody up for longer.
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// A request that waits.
 pub(super) struct Append {
@@ -111,7 +116,8 @@ impl Writer {
             .into_iter()
             .map(|it| (it.prepared, (it.reply, it.weight)))
             .unzip();
-        match self.write(open, &prepared).await {
+        let written = timeout(LONGEST, self.write(open, &prepared)).await;
+        match written.unwrap_or_else(|_| Err(silent())) {
             Ok(receipts) => {
                 for ((reply, _weight), receipts) in waiting.into_iter().zip(receipts) {
                     // Who asked may be gone.
