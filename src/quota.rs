@@ -73,7 +73,7 @@ impl Quota {
     }
 
     /// Takes one request out of the client's bucket, if there is one in it; `None` if nothing is
-    /// limited. Waits for Redis a tenth of a second at the most.
+    /// limited. Waits for Redis no longer than the settings say.
     pub async fn take(&self, client: &Client) -> Option<Verdict> {
         match self {
             Self::Off => None,
@@ -157,8 +157,8 @@ impl Shared {
         match &settings.redis {
             None => Ok(Self::Nothing),
             #[cfg(feature = "cluster")]
-            Some(url) => {
-                redis::Redis::connect(url, clock.clone(), metrics.clone()).map(Self::Redis)
+            Some(settings) => {
+                redis::Redis::connect(settings, clock.clone(), metrics.clone()).map(Self::Redis)
             }
             #[cfg(not(feature = "cluster"))]
             Some(_) => Err("this build is without Redis".to_owned()),

@@ -1,17 +1,21 @@
 //! The settings of the quota.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::section::Section;
 use super::{ConfigError, DAY};
-use crate::model::quota::{QuotaSettings, Rate, RedisUrl};
+use crate::model::quota::{QuotaSettings, Rate, RedisSettings, RedisUrl};
 
 const MOST: NonZeroU32 = NonZeroU32::MIN.saturating_add(999_999);
 
+/// Up to half of the time that an `Idempotency-Key` stays claimed.
+const PATIENCE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30);
+
 /// Reads `quota.*`. On a loopback address nothing is limited unless something says how.
 pub(super) fn read(section: &Section<'_>, loopback: bool) -> Result<QuotaSettings, ConfigError> {
-    section.allow(&["enabled", "per", "requests", "url"])?;
+    section.allow(&["enabled", "patience", "per", "requests", "url"])?;
     let default = Rate::default();
     let rate = Rate {
         requests: section
@@ -29,8 +33,10 @@ pub(super) fn read(section: &Section<'_>, loopback: bool) -> Result<QuotaSetting
     })
 }
 
-/// Where Redis is. `built_in` says whether this binary can use it.
-fn redis(section: &Section<'_>, built_in: bool) -> Result<Option<RedisUrl>, ConfigError> {
+/// Where Redis is, and how long it is waited for. `built_in` says whether this binary can use it.
+fn redis(section: &Section<'_>, built_in: bool) -> Result<Option<RedisSettings>, ConfigError> {
+    // Looked at without a Redis, too: what can't be is told.
+    let patience = section.duration("patience", PATIENCE)?;
     // A value of another type is not shown either: it may be a password at the wrong place.
     let Some(url) = section.text("url")? else {
         return Ok(None);
@@ -40,7 +46,10 @@ fn redis(section: &Section<'_>, built_in: bool) -> Result<Option<RedisUrl>, Conf
         return Err(section.refuse("url", problem));
     }
     let url = RedisUrl::parse(&url).map_err(|problem| section.refuse("url", &problem))?;
-    Ok(Some(url))
+    Ok(Some(RedisSettings {
+        url,
+        patience: patience.unwrap_or(RedisSettings::PATIENCE),
+    }))
 }
 
 #[cfg(test)]
@@ -103,8 +112,14 @@ mod tests {
             (
                 "burst",
                 "1",
-                "quota.burst (set by TEST): there is no such setting; allowed here: enabled, per, requests, url",
+                "quota.burst (set by TEST): there is no such setting; allowed here: enabled, patience, per, requests, url",
             ),
+            (
+                "patience",
+                "0s",
+                "quota.patience (set by TEST): \"0s\" is not allowed; allowed: a duration from 1ms to 30s",
+            ),
+            ("patience", "31s", "quota.patience (set by TEST): "),
             (
                 "url",
                 "redis://:secret@",
@@ -129,8 +144,12 @@ mod tests {
             "quota.url (set by TEST): this binary was built without Redis; \
              build it with --features cluster"
         );
-        let url = with(&url, |section| redis(section, true)).unwrap().unwrap();
-        assert_eq!(url.as_str(), "redis://:secret@h");
+        let there = with(&url, |section| redis(section, true)).unwrap().unwrap();
+        assert_eq!(there.url.as_str(), "redis://:secret@h");
+        assert_eq!(there.patience, Duration::from_millis(100));
+        let patient = [url[0], ("patience", "30s")];
+        let there = with(&patient, |section| redis(section, true)).unwrap();
+        assert_eq!(there.unwrap().patience, Duration::from_secs(30));
         assert!(
             with(&[], |section| redis(section, false))
                 .unwrap()

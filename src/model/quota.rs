@@ -38,7 +38,21 @@ pub struct QuotaSettings {
     /// What each client may ask for; `None`: as much as it likes.
     pub rate: Option<Rate>,
     /// The Redis that nodes share, for this and for `Idempotency-Key`s.
-    pub redis: Option<RedisUrl>,
+    pub redis: Option<RedisSettings>,
+}
+
+/// The Redis that nodes share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RedisSettings {
+    /// Where it is.
+    pub url: RedisUrl,
+    /// The longest that a request waits for it.
+    pub patience: Duration,
+}
+
+impl RedisSettings {
+    /// The longest that a request waits for Redis, if nothing else is set.
+    pub const PATIENCE: Duration = Duration::from_millis(100);
 }
 
 /// Where a Redis is. It may hold a password, so it is never shown.

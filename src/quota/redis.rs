@@ -7,7 +7,7 @@
 //!    away ── probes every PAUSE                       up ── probes every PAUSE
 //!      ▲                                              │
 //!      └──────────────────────────────────────────────┘
-//!           a script failed, or took longer than PATIENCE
+//!           a script failed, or took longer than `patience`
 //! ```
 //!
 //! A task of its own connects and probes. Requests only look whether there is a connection, so while
@@ -28,11 +28,8 @@ use tokio::task::AbortHandle;
 pub use self::marker::Marker;
 
 use crate::clock::Clock;
-use crate::model::quota::RedisUrl;
+use crate::model::quota::RedisSettings;
 use crate::telemetry::Metrics;
-
-/// The longest that a request waits for Redis.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The longest that connecting takes.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -50,6 +47,8 @@ pub struct Redis(Arc<Inner>);
 struct Inner {
     line: Arc<Line>,
     scripts: Scripts,
+    /// The longest that a request waits.
+    patience: Duration,
     keeper: AbortHandle,
 }
 
@@ -112,14 +111,19 @@ impl Redis {
     ///
     /// # Errors
     /// The driver does not take the URL.
-    pub fn connect(url: &RedisUrl, clock: Clock, metrics: Metrics) -> Result<Self, String> {
-        let driver = Driver::open(url.as_str())
+    pub fn connect(
+        settings: &RedisSettings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, String> {
+        let driver = Driver::open(settings.url.as_str())
             .map_err(|_| "quota.url: the Redis driver does not take this URL".to_owned())?;
         let line = Arc::new(Line::default());
         let keeper = Keeper {
             line: Arc::clone(&line),
             driver,
             take: Script::new(bucket::TAKE),
+            patience: settings.patience,
             clock,
             metrics,
             told: None,
@@ -132,6 +136,7 @@ impl Redis {
                 claim: Script::new(marker::CLAIM),
                 settle: Script::new(marker::SETTLE),
             },
+            patience: settings.patience,
             keeper: tokio::spawn(keeper.run()).abort_handle(),
         })))
     }
@@ -142,7 +147,7 @@ impl Redis {
         self.0.line.is_up()
     }
 
-    /// Runs a script; `None` if there is no answer within [`PATIENCE`].
+    /// Runs a script; `None` if there is no answer in time.
     async fn run<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -150,7 +155,8 @@ impl Redis {
         arguments: &[&str],
     ) -> Option<T> {
         let (number, mut connection) = self.0.line.current()?;
-        let answer = run(&mut connection, script, key, arguments).await;
+        let patience = self.0.patience;
+        let answer = run(&mut connection, script, key, arguments, patience).await;
         if let Err(reason) = &answer {
             tracing::debug!("redis: {reason}");
             self.0.line.close(number);
@@ -159,21 +165,22 @@ impl Redis {
     }
 }
 
-/// Runs a script, by its digest if the server has it already, within [`PATIENCE`].
+/// Runs a script, by its digest if the server has it already, within `patience`.
 async fn run<T: FromRedisValue>(
     connection: &mut MultiplexedConnection,
     script: &Script,
     key: &str,
     arguments: &[&str],
+    patience: Duration,
 ) -> Result<T, String> {
     let mut call = script.key(key);
     for argument in arguments {
         call.arg(*argument);
     }
-    match tokio::time::timeout(PATIENCE, call.invoke_async(connection)).await {
+    match tokio::time::timeout(patience, call.invoke_async(connection)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        Err(_) => Err(format!("no answer within {patience:?}")),
     }
 }
 
@@ -182,6 +189,7 @@ struct Keeper {
     line: Arc<Line>,
     driver: Driver,
     take: Script,
+    patience: Duration,
     clock: Clock,
     metrics: Metrics,
     /// When the log last said that Redis is away.
@@ -214,7 +222,7 @@ impl Keeper {
     async fn connect(&self) -> Result<MultiplexedConnection, String> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(PATIENCE));
+            .set_response_timeout(Some(self.patience));
         let connecting = self
             .driver
             .get_multiplexed_async_connection_with_config(&config);
@@ -230,7 +238,8 @@ impl Keeper {
     /// Does what requests do, so that a server that only takes connections, or no writes, is away.
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), String> {
         let arguments = ["1", "1000"];
-        run::<bucket::Taken>(connection, &self.take, bucket::PROBE, &arguments)
+        let (script, key) = (&self.take, bucket::PROBE);
+        run::<bucket::Taken>(connection, script, key, &arguments, self.patience)
             .await
             .map(drop)
     }
