@@ -4,6 +4,8 @@
 
 #[path = "support/backing.rs"]
 mod backing;
+#[path = "event_nodes/claims.rs"]
+mod claims;
 #[path = "support/port.rs"]
 mod port;
 #[path = "event_nodes/verify.rs"]
@@ -92,65 +94,6 @@ async fn counted(store: &Store) -> Result<(u64, u64), StoreError> {
     let top = store.rollups(|it| it.top_types(&Filter::default(), Span::ALL, 10));
     let top = top.await?.unwrap();
     Ok(top.first().map_or((0, 0), |it| (it.count, it.unique_users)))
-}
-
-/// The transactions of one node that claim the same identities at the same time know of each other: the
-/// database refuses none of them, and each identity is accepted once.
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_that_share_events_don_t_meet_in_the_database() {
-    const REQUESTS: u64 = 200;
-    let Some(url) = database() else { return };
-    let Node { store, dir: _dir } = node(&url).await;
-    let mut tasks = JoinSet::new();
-    for request in 0..REQUESTS {
-        let store = store.clone();
-        let events: Vec<_> = (request * 5..request * 5 + 50).map(event).collect();
-        tasks.spawn(async move { append(&store, &events).await.unwrap() });
-    }
-    let receipts = tasks.join_all().await.concat();
-    let accepted = receipts.iter().filter(|it| **it == Receipt::Accepted);
-    let unique = (REQUESTS - 1) * 5 + 50;
-    assert_eq!(accepted.count() as u64, unique);
-    assert!(!receipts.contains(&Receipt::Duplicate { conflicting: true }));
-    let counts = store.event_counts();
-    assert_eq!(counts.duplicates, REQUESTS * 50 - unique);
-    // Its connections tell of what they did when they end.
-    store.close().await;
-    let others = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    while psql(&url, others).unwrap() != "0" {
-        tokio::task::yield_now().await;
-    }
-    let refused = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
-    assert_eq!(psql(&url, refused).unwrap(), "0");
-}
-
-/// A second request has an event of the first, which fails when it has waited for long enough.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_relied_on_a_request_that_failed_is_accepted_after_all() {
-    const SLOW_FAILURE: &str = "
-        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF new.id = '13' THEN PERFORM pg_sleep(0.5); RAISE 'not this one'; END IF;
-            RETURN new;
-        END $$;
-        CREATE TRIGGER fail BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION fail();";
-    let Some(url) = database() else { return };
-    let Node { store, dir: _dir } = node(&url).await;
-    psql(&url, SLOW_FAILURE).unwrap();
-    let failing = store.clone();
-    let first = tokio::spawn(async move { append(&failing, &[event(12), event(13)]).await });
-    let sleeps = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    while psql(&url, sleeps).unwrap() != "1" {
-        tokio::task::yield_now().await;
-    }
-    let second = append(&store, &[event(12), event(14)]).await;
-    assert_eq!(second, Ok(vec![Receipt::Accepted; 2]));
-    assert!(first.await.unwrap().is_err());
-    assert_eq!(all(&store, EventFilter::default()).await.unwrap().len(), 2);
-    assert_eq!(store.event_counts().duplicates, 0);
-    assert_eq!(wrong(&store).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
