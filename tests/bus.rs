@@ -290,7 +290,8 @@ fn a_full_stream_refuses_with_429_and_recovers() {
     for _ in 0..10 {
         publish_raw(world.nats.address(), &filler);
     }
-    let world = world.with("TOLLGATE_BUS__MAX_DELIVER", "2");
+    // The filler is none of ours: after four deliveries, which take seven seconds, it leaves as dead letters.
+    let world = world.with("TOLLGATE_BUS__MAX_DELIVER", "4");
     let server = world.setup.start();
     let noise: Vec<Value> = (0..200)
         .map(|number| {
@@ -306,7 +307,6 @@ fn a_full_stream_refuses_with_429_and_recovers() {
     assert_eq!(refused.status, 429, "{}", refused.text());
     assert_eq!(refused.json()["code"], "queue_full");
     assert!(refused.header("retry-after").is_some());
-    // The filler is none of ours: after two deliveries it leaves as dead letters.
     poll("there is room", || {
         (post(&server, "/events", &noise).status == 202).then_some(())
     });
