@@ -83,7 +83,7 @@ fn killed_at_random_moments_it_loses_nothing_and_keeps_the_pace() {
     let ledger = ledger.lock();
     ledger.assert_complete();
     ledger.assert_pace(INTERVAL_MICROS);
-    ledger.assert_order();
+    ledger.assert_order(0);
     eprintln!("{}", ledger.summary());
 }
 
@@ -110,7 +110,7 @@ fn a_restart_inside_an_interval_waits_for_its_slot() {
     }
     let ledger = ledger.lock();
     ledger.assert_pace(500_000);
-    ledger.assert_order();
+    ledger.assert_order(0);
 }
 
 /// Puts the server under load and kills it after a random number of answers.

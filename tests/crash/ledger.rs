@@ -177,9 +177,9 @@ impl Ledger {
     /// No batch started for the first time while one that goes before it waited for its first.
     ///
     /// One goes before another when it is more urgent, or as urgent and accepted before the other
-    /// was even sent. It counts as waiting only if its acceptance had reached the client before
-    /// the slot, and if its own first start, known as such, came later.
-    pub(crate) fn assert_order(&self) {
+    /// was even sent. It counts as waiting only if its acceptance had reached the client so many
+    /// microseconds (`lead`) before the slot, and if its own first start, known as such, came later.
+    pub(crate) fn assert_order(&self, lead: i64) {
         for (&(ingestion, index), &(start, _)) in &self.first_starts {
             let started = &self.accepted[ingestion];
             for (&(other, other_index), &(other_start, _)) in &self.first_starts {
@@ -190,7 +190,7 @@ impl Ledger {
                     waiting.rank > started.rank
                         || (waiting.rank == started.rank && waiting.answered_at < started.sent_at)
                 };
-                let known = other == ingestion || waiting.answered_at < start;
+                let known = other == ingestion || waiting.answered_at + lead < start;
                 let waited = known && other_start > start;
                 assert!(
                     !(goes_before && waited),
