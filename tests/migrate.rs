@@ -98,7 +98,7 @@ fn submit_jobs(server: &Server) -> Jobs {
         let body = json!({"ids": [n, 2, 3, 4, 5], "priority": priority, "queue": "stuck"});
         stuck.push(submit(server, None, &body));
     }
-    let now = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(300);
+    let now = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
     let late = json!({"ids": [1], "priority": "LOW", "queue": "stuck",
         "deadline": now.to_string()});
     let expired = submit(server, None, &late);

@@ -139,7 +139,7 @@ fn a_node_commits_nothing_again_that_a_killed_one_has_committed() {
 }
 
 /// The events that this process has taken from the bus and committed.
-fn committed_by(server: &Server) -> f64 {
+pub(super) fn committed_by(server: &Server) -> f64 {
     let text = server.get("/metrics").unwrap().text();
     let counted = text
         .lines()

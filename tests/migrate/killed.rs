@@ -272,7 +272,7 @@ async fn a_large_migration_that_is_killed_goes_on_where_it_was() {
     let Some(url) = database() else { return };
     let home = tempfile::tempdir().unwrap();
     fill(&home.path().join("data"), 100_000, 5_000).await;
-    let arguments = ["migrate", "--to", &url, "--batch", "500", "--json"];
+    let arguments = ["migrate", "--to", &url, "--batch", "100", "--json"];
     for events in [1, 20_000, 40_000] {
         let mut child = home::command(home.path(), "", &arguments).spawn().unwrap();
         poll("so many events were moved", || {

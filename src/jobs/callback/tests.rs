@@ -162,7 +162,7 @@ async fn a_silent_server_is_left_after_the_timeout() {
     let (stub, _requests) = server(|_| Answer::Stall(String::new())).await;
     let manual = ManualClock::starting_at(Timestamp::EPOCH);
     let clock = Clock::Manual(manual.clone());
-    let callbacks = Callbacks::with_limits(clock, 10, Duration::from_millis(50));
+    let callbacks = Callbacks::with_limits(clock, 10, Duration::from_secs(1));
     callbacks.send(callback(&stub, 1));
     pushing(&manual, settled(&callbacks)).await;
     assert_eq!(stub.seen().len(), 5);
