@@ -252,6 +252,10 @@ fn a_queue_takes_no_more_than_its_bound_from_all_nodes_together() {
     // The slot goes to the first one.
     let leader = nodes.node(nodes.leader());
     assert_eq!(submit(&mut leader.connect().unwrap()), 200);
+    poll("the first one has started", || {
+        let queues = leader.get("/queues").unwrap().json();
+        (queues["queues"][0]["waiting"]["LOW"] == 0).then_some(())
+    });
     std::thread::scope(|scope| {
         for address in nodes.addresses().into_iter().cycle().take(16) {
             scope.spawn(move || {

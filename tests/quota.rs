@@ -204,18 +204,24 @@ fn a_full_queue_is_told_beside_the_quota() {
         .with("TOLLGATE_QUEUES__DEFAULT__INTERVAL", "1h")
         .start();
     let mut connection = server.connect().unwrap();
-    for status in [200, 200, 429] {
+    let mut submit = |status| {
         let reply = connection.post_json("/ingest", INGEST).unwrap();
         assert_eq!(reply.status, status, "{}", reply.text());
-        if status == 429 {
-            assert_eq!(reply.json()["code"], "queue_full");
-            assert_eq!(
-                reply.header("ratelimit-policy"),
-                Some("\"waiting-batches\";q=1, \"requests\";q=100;w=86400")
-            );
-            assert_eq!(left(&reply), 97);
-        }
-    }
+        reply
+    };
+    // The slot goes to the first one.
+    submit(200);
+    poll("the first one has started", || {
+        metric(&server, "batches_started_total{queue=\"default\"} 1").then_some(())
+    });
+    submit(200);
+    let reply = submit(429);
+    assert_eq!(reply.json()["code"], "queue_full");
+    assert_eq!(
+        reply.header("ratelimit-policy"),
+        Some("\"waiting-batches\";q=1, \"requests\";q=100;w=86400")
+    );
+    assert_eq!(left(&reply), 97);
 }
 
 fn url(redis: &Backing) -> String {

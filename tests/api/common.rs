@@ -216,6 +216,17 @@ impl Server {
         id
     }
 
+    /// Returns once the first batch has started, at most a minute later.
+    pub(crate) async fn until_started(&self, id: &str) {
+        let started = async {
+            while self.get(&format!("/status/{id}")).await.json()["status"] == "yet_to_start" {
+                tokio::task::yield_now().await;
+            }
+        };
+        let started = tokio::time::timeout(PATIENCE, started).await;
+        started.expect("the first batch starts");
+    }
+
     /// Whatever happened before: it still answers.
     pub(crate) async fn still_serves(&self) {
         assert_eq!(self.get("/health").await.status, 200);

@@ -261,10 +261,10 @@ async fn a_body_may_have_the_limit_and_no_byte_more() {
 async fn a_full_queue_says_when_to_come_back() {
     let server = Server::start().await;
     let body = r#"{"ids": [1, 2, 3], "priority": "LOW", "queue": "full"}"#;
-    // The first one starts at once, the second one waits.
-    for _ in 0..2 {
-        assert_eq!(server.ingest(body).await.status, 200);
-    }
+    // The first one starts, the second one waits.
+    let first = server.submit_to("full", 1..=3).await;
+    server.until_started(&first).await;
+    assert_eq!(server.ingest(body).await.status, 200);
     let answer = server.ingest(body).await;
     answer.assert_problem(429, "queue_full");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
