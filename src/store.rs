@@ -228,6 +228,20 @@ impl Store {
         }
     }
 
+    /// Refused as [`StoreError::Deposed`] if another node has begun a term since: at the moment when the
+    /// store looked. What another term begins with comes after that.
+    pub async fn confirm(&self, term: Term) -> Result<(), StoreError> {
+        match &self.0 {
+            Arm::Embedded(_) => {
+                // There is no other one.
+                let _ = term;
+                std::future::ready(Ok(())).await
+            }
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.confirm(term).await,
+        }
+    }
+
     /// As [`Store::commit`], only as long as this node's term lasts: refused as
     /// [`StoreError::Deposed`] once another node has begun one.
     pub async fn commit_in(&self, term: Term, changes: Vec<Change>) -> Result<(), StoreError> {
@@ -440,16 +454,30 @@ impl Store {
     pub async fn erase(&self, filter: EventFilter) -> Result<u64, StoreError> {
         self.sync().await?;
         let last = *self.last_event().borrow();
-        self.erase_up_to(filter, last).await
+        match &self.0 {
+            Arm::Embedded(it) => it.erase(filter, last).await,
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.erase(None, filter, last).await,
+        }
     }
 
-    /// The same, without those that arrived after `last`.
-    pub async fn erase_up_to(
+    /// The same without those that arrived after `last`, only as long as this node's term lasts: refused
+    /// as [`StoreError::Deposed`] once another node has begun one. Some of them may be gone then.
+    pub async fn erase_in(
         &self,
+        term: Term,
         filter: EventFilter,
         last: Sequence,
     ) -> Result<u64, StoreError> {
-        delegate!(self, it => it.erase(filter, last).await)
+        match &self.0 {
+            Arm::Embedded(it) => {
+                // There is no other one.
+                let _ = term;
+                it.erase(filter, last).await
+            }
+            #[cfg(feature = "cluster")]
+            Arm::Postgres(it) => it.erase(Some(term), filter, last).await,
+        }
     }
 
     /// Merges some small blocks of events, or blocks that overlap in time; whether there were any.

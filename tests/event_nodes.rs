@@ -6,6 +6,8 @@
 mod backing;
 #[path = "event_nodes/claims.rs"]
 mod claims;
+#[path = "event_nodes/erase.rs"]
+mod erase;
 #[path = "support/port.rs"]
 mod port;
 #[path = "event_nodes/verify.rs"]

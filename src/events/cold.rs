@@ -8,12 +8,35 @@
 //!
 //! The name of a file says what it covers ([`Covers`]): all events of its day that had arrived by
 //! some arrival, up to some place in the order of (time, arrival). A crash before 2 leaves a file
-//! with the temporary name, which the next part overwrites. A crash after 2 leaves a file whose events
-//! are still in the store: before anything of a day is moved, its files are settled. So no event
-//! is in two files, and none is erased that is not in one. What arrives later than a file says is
+//! with a temporary name, which is removed before the next part is made. A crash after 2 leaves a file
+//! whose events are still in the store: before anything of a day is moved, its files are settled. So no
+//! event is in two files, and none is erased that is not in one. What arrives later than a file says is
 //! not covered by it, and makes a further part.
+//!
+//! **So it is on several nodes**, of which one moves events, and any of which may be stopped anywhere
+//! and wake up much later, believing that it still leads:
+//!
+//! ```text
+//! a term     begins ──▶ removes temporary files of earlier terms ──▶ looks at final files, settles them ──▶ ...
+//! each part  temporary file is made ──▶ written ──▶ the store confirms the term ──▶ rename ──▶ settle
+//! ```
+//!
+//! - *Only the present leader can make a file final.* A temporary file has a name of its own, so nobody
+//!   writes into another's. Its maker lets the store confirm the term once it is there: a term that begins
+//!   after that removes it, and the rename of a file that is gone fails. So a part of an earlier term
+//!   became final before the next one looked at the final files, or never does. Whoever is refused by the
+//!   store, or finds the file gone, has erased nothing of it, and its events are still in the store.
+//! - *An erasure only removes what is in a final file*, so one that comes late takes nothing away. It is
+//!   fenced all the same: the store commits it only as long as the term lasts. Where that is refused, or
+//!   the process dies before it, the part is final and its events are in the store as well: the next term
+//!   finds the file and settles it before it writes anything of that day. Before it erases what another
+//!   one has written, it makes the names of the files durable, which that one may not have come to.
+//! - What was found of a day in one term says nothing in another ([`Cold::in_term`]).
+//!
+//! All this takes a directory in which a file is there, or gone, for all nodes at the same time.
 
 mod covers;
+mod temporary;
 
 use std::fs;
 use std::io;
@@ -28,10 +51,7 @@ use crate::model::event::{
     ColdSettings, EventFilter, EventPage, Order, PageQuery, Place, Sequence, StoredEvent,
 };
 use crate::model::time::Timestamp;
-use crate::store::{Store, StoreError};
-
-/// The name of a part until it is whole. There is one at a time.
-const TEMPORARY: &str = ".part.tmp";
+use crate::store::{Store, StoreError, Term};
 
 /// The most events that are read at once; their bytes are bounded by the store.
 const PAGE: usize = 4_096;
@@ -64,9 +84,17 @@ pub(super) enum Step {
     Nothing,
 }
 
-/// Moves old events, a part at a time.
+/// A part that is whole and not final yet.
+struct Written {
+    temporary: PathBuf,
+    covers: Covers,
+    rows: u64,
+}
+
+/// Moves old events in one term, a part at a time.
 pub(super) struct Cold {
     store: Store,
+    term: Term,
     settings: ColdSettings,
     limits: Limits,
     /// The day whose files are settled.
@@ -77,14 +105,28 @@ pub(super) struct Cold {
 }
 
 impl Cold {
-    pub(super) fn new(store: Store, settings: ColdSettings) -> Self {
+    pub(super) fn new(store: Store, settings: ColdSettings, term: Term) -> Self {
         Self {
             store,
+            term,
             settings,
             limits: Limits::default(),
             settled: None,
             finished: None,
         }
+    }
+
+    /// The same in another term, in which nothing is known yet.
+    pub(super) fn in_term(&self, term: Term) -> Self {
+        Self {
+            limits: self.limits,
+            ..Self::new(self.store.clone(), self.settings.clone(), term)
+        }
+    }
+
+    /// Its term.
+    pub(super) fn term(&self) -> Term {
+        self.term
     }
 
     /// Moves one part of the oldest day that has events and is old enough as a whole. After an error
@@ -98,19 +140,20 @@ impl Cold {
             self.finished = Some(due);
             return Ok(Step::Nothing);
         };
+        self.sweep().await?;
         let mut moved = 0;
         if self.settled != Some(day) {
             self.settled = None;
             moved += self.settle_day(day).await?;
         }
         self.settled = None;
-        if let Some((covers, rows)) = self.write(day).await? {
-            let path = self.publish(covers).await?;
-            let erased = self.settle(covers, &path).await?;
-            if erased < rows {
+        if let Some(part) = self.write(day).await? {
+            let path = self.publish(&part).await?;
+            let erased = self.settle(part.covers, &path).await?;
+            if erased < part.rows {
                 tracing::warn!(
                     "{} events were erased while they were moved: they stay in {}",
-                    rows - erased,
+                    part.rows - erased,
                     path.display()
                 );
             }
@@ -118,6 +161,13 @@ impl Cold {
         }
         self.settled = Some(day);
         Ok(Step::Moved(moved))
+    }
+
+    /// Removes what earlier terms, and this one, left behind unfinished. Comes before any look at the
+    /// final files.
+    async fn sweep(&self) -> Result<(), ColdError> {
+        let (dir, term) = (self.settings.dir.clone(), self.term);
+        blocking(&self.settings.dir, move || temporary::sweep(&dir, term)).await
     }
 
     /// The day of the oldest event in the store, if it is not after `due`.
@@ -135,41 +185,64 @@ impl Cold {
         Ok(None)
     }
 
-    /// Writes the next part of `day` under the temporary name; what it covers and how many events it
-    /// has, unless it has none.
-    async fn write(&self, day: Day) -> Result<Option<(Covers, u64)>, ColdError> {
+    /// Writes the next part of `day` under a temporary name, unless it would have no events.
+    async fn write(&self, day: Day) -> Result<Option<Written>, ColdError> {
         let last = *self.store.last_event().borrow();
-        let written = self.write_up_to(day, last).await;
-        if !matches!(written, Ok(Some(_))) {
-            // It would take the space that a full disk needs; if it stays it is overwritten.
-            let temporary = self.temporary();
-            let _ = spawn_blocking(|| fs::remove_file(temporary)).await;
-        }
-        written
+        self.write_up_to(day, last).await
     }
 
     /// The same of events that had arrived by `last`: others come all the while.
-    async fn write_up_to(
-        &self,
-        day: Day,
-        last: Sequence,
-    ) -> Result<Option<(Covers, u64)>, ColdError> {
-        let temporary = self.temporary();
-        let mut part = blocking(&temporary, {
+    async fn write_up_to(&self, day: Day, last: Sequence) -> Result<Option<Written>, ColdError> {
+        let (temporary, part) = self.create().await?;
+        let filled = self.fill(part, &temporary, day, last).await;
+        let filled = filled.map(|(covers, rows)| Written {
+            temporary: temporary.clone(),
+            covers,
+            rows,
+        });
+        match filled {
+            Ok(part) if part.rows > 0 => Ok(Some(part)),
+            other => {
+                discard(temporary).await;
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// A file for a part, under a temporary name.
+    async fn create(&self) -> Result<(PathBuf, PartWriter), ColdError> {
+        let temporary = self.settings.dir.join(temporary::name(self.term));
+        let part = blocking(&temporary, {
             let (dir, temporary) = (self.settings.dir.clone(), temporary.clone());
             let limits = self.limits;
             move || {
                 fs::create_dir_all(dir)?;
-                PartWriter::create(&temporary, limits)
+                PartWriter::create_new(&temporary, limits)
             }
-        })
-        .await?;
+        });
+        match part.await {
+            Ok(part) => Ok((temporary, part)),
+            Err(error) => {
+                discard(temporary).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes as many events as fit; what it covers then, and how many events it has.
+    async fn fill(
+        &self,
+        mut part: PartWriter,
+        temporary: &Path,
+        day: Day,
+        last: Sequence,
+    ) -> Result<(Covers, u64), ColdError> {
         let mut pages = Pages::new(&self.store, of_day(day), PAGE);
         let mut through = None;
         while through.is_none()
             && let Some(events) = pages.next().await?
         {
-            (part, through) = blocking(&temporary, move || {
+            (part, through) = blocking(temporary, move || {
                 for stored in events {
                     if stored.sequence <= last {
                         part.push(Some(stored.sequence), &stored.event)?;
@@ -183,15 +256,25 @@ impl Cold {
             .await?;
         }
         let rows = part.rows() as u64;
-        blocking(&temporary, move || part.finish()).await?;
-        let covers = Covers { day, last, through };
-        Ok((rows > 0).then_some((covers, rows)))
+        blocking(temporary, move || part.finish()).await?;
+        Ok((Covers { day, last, through }, rows))
     }
 
-    /// Makes the part under the temporary name final; its path.
-    async fn publish(&self, covers: Covers) -> Result<PathBuf, ColdError> {
-        let (dir, temporary) = (self.settings.dir.clone(), self.temporary());
-        let (folder, name) = (covers.day.folder(), covers.file_name());
+    /// Makes a part final; its path.
+    async fn publish(&self, part: &Written) -> Result<PathBuf, ColdError> {
+        let published = self.rename(part).await;
+        if published.is_err() {
+            // If it is final, it is not there under this name.
+            discard(part.temporary.clone()).await;
+        }
+        published
+    }
+
+    async fn rename(&self, part: &Written) -> Result<PathBuf, ColdError> {
+        // The file is there: a term that begins from here on removes it.
+        self.store.confirm(self.term).await?;
+        let (dir, temporary) = (self.settings.dir.clone(), part.temporary.clone());
+        let (folder, name) = (part.covers.day.folder(), part.covers.file_name());
         let path = dir.join(&folder).join(&name);
         let to = path.clone();
         blocking(&path, move || {
@@ -228,6 +311,12 @@ impl Cold {
                 }
             }
         }
+        if unsettled.is_empty() {
+            return Ok(0);
+        }
+        // Whoever made them final may not have come to this.
+        let dir = self.settings.dir.clone();
+        blocking(&folder, move || part::sync_names(&dir, &day.folder())).await?;
         let mut erased = 0;
         for covers in unsettled {
             let path = folder.join(covers.file_name());
@@ -269,13 +358,9 @@ impl Cold {
         }
         let mut erased = 0;
         for (filter, last) in covers.filters() {
-            erased += self.store.erase_up_to(filter, last).await?;
+            erased += self.store.erase_in(self.term, filter, last).await?;
         }
         Ok(erased)
-    }
-
-    fn temporary(&self) -> PathBuf {
-        self.settings.dir.join(TEMPORARY)
     }
 }
 
@@ -360,6 +445,12 @@ fn first_missing(events: Vec<StoredEvent>, rows: &mut PartRows) -> io::Result<Op
         }
     }
     Ok(None)
+}
+
+/// Removes a file that does not become a part: it would take the space that a full disk needs. Where it
+/// stays, it is swept before the next one is made.
+async fn discard(temporary: PathBuf) {
+    let _ = spawn_blocking(|| fs::remove_file(temporary)).await;
 }
 
 /// Runs `work`, which reads or writes the file at `path`, on a thread for blocking work.

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::model::bus::MessageName;
 use crate::model::event::{EventFilter, EventTime};
 use crate::model::time::Timestamp;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Term};
 use crate::telemetry::Metrics;
 
 /// How often it is looked for blocks to merge.
@@ -36,15 +36,20 @@ pub(super) async fn run(events: Events) {
         ..
     } = events;
     let mut forgotten = None;
-    let cold = settings.cold.map(|cold| Cold::new(store.clone(), cold));
+    let cold = settings.cold;
+    let cold = cold.map(|cold| Cold::new(store.clone(), cold, Term::NONE));
     let mut mover = cold.map(|cold| Mover::new(cold, metrics));
     let mut told = false;
     for round in 0_u32.. {
-        if store.term().borrow().is_none() {
+        let term = *store.term().borrow();
+        let Some(term) = term else {
             // Another node does it.
+            if let Some(mover) = &mover {
+                mover.rest();
+            }
             clock.sleep(EVERY).await;
             continue;
-        }
+        };
         let tidied = async {
             if round.is_multiple_of(FORGET_AFTER) {
                 forget(&store, bus.settled(), &mut forgotten).await?;
@@ -61,14 +66,14 @@ pub(super) async fn run(events: Events) {
             Err(_) => {}
         }
         if let Some(mover) = &mut mover {
-            mover.round(clock.now().wall).await;
+            mover.round(term, clock.now().wall).await;
         }
         clock.sleep(EVERY).await;
     }
 }
 
 /// Moves events to the cold tier, one part in a round.
-struct Mover {
+pub(super) struct Mover {
     cold: Cold,
     metrics: Metrics,
     /// How many rounds to leave out.
@@ -78,7 +83,7 @@ struct Mover {
 }
 
 impl Mover {
-    fn new(cold: Cold, metrics: Metrics) -> Self {
+    pub(super) fn new(cold: Cold, metrics: Metrics) -> Self {
         Self {
             cold,
             metrics,
@@ -87,7 +92,17 @@ impl Mover {
         }
     }
 
-    async fn round(&mut self, now: Timestamp) {
+    /// Another node moves events, or nobody does: if that fails, it doesn't here.
+    fn rest(&self) {
+        self.metrics.set_cold_failing(false);
+    }
+
+    /// Moves a part as the leader of `term`.
+    pub(super) async fn round(&mut self, term: Term, now: Timestamp) {
+        if self.cold.term() != term {
+            self.cold = self.cold.in_term(term);
+            self.pause = 0;
+        }
         if self.pause > 0 {
             self.pause -= 1;
             return;
@@ -98,8 +113,8 @@ impl Mover {
                 tracing::info!(events, "events were moved to the cold tier");
                 self.metrics.events_moved(events);
             }
-            // The next round ends.
-            Err(ColdError::Store(StoreError::Closed)) => return,
+            // The next round ends, or begins with the next term.
+            Err(ColdError::Store(StoreError::Closed | StoreError::Deposed)) => return,
             Err(error) => {
                 self.pause = MOVE_AFTER;
                 self.metrics.set_cold_failing(true);
@@ -210,18 +225,18 @@ mod tests {
         };
         std::fs::write(&cold.dir, "").unwrap();
         let metrics = Metrics::new();
-        let mut mover = Mover::new(Cold::new(store, cold), metrics.clone());
+        let mut mover = Mover::new(Cold::new(store, cold, Term::NONE), metrics.clone());
         let shows = |line: &str| metrics.encode().lines().any(|it| it == line);
         assert!(shows("cold_tier_failing 0"));
         let now = Timestamp::from_micros(10 * 86_400_000_000);
-        mover.round(now).await;
+        mover.round(Term::ONLY, now).await;
         assert!(shows("cold_tier_failing 1") && mover.told);
         std::fs::remove_file(dir.path().join("cold")).unwrap();
         for _ in 0..MOVE_AFTER {
-            mover.round(now).await;
+            mover.round(Term::ONLY, now).await;
             assert!(shows("cold_tier_failing 1"), "it is left alone for a while");
         }
-        mover.round(now).await;
+        mover.round(Term::ONLY, now).await;
         assert!(shows("cold_tier_failing 0") && !mover.told);
         assert!(shows("events_moved_total 1"));
     }

@@ -78,8 +78,17 @@ pub struct PartWriter {
 impl PartWriter {
     /// An empty file at `path`; what was there is lost.
     pub fn create(path: &Path, limits: Limits) -> io::Result<Self> {
+        Self::over(File::create(path)?, limits)
+    }
+
+    /// A new file at `path`; an error if there is one.
+    pub fn create_new(path: &Path, limits: Limits) -> io::Result<Self> {
+        Self::over(File::create_new(path)?, limits)
+    }
+
+    /// Writes to `file`, which is empty.
+    pub(super) fn over(file: File, limits: Limits) -> io::Result<Self> {
         let schema = parse_message_type(SCHEMA).map_err(into_io)?;
-        let file = File::create(path)?;
         let file = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties()));
         Ok(Self {
             file: file.map_err(into_io)?,
@@ -136,10 +145,15 @@ impl PartWriter {
 
 /// Renames a finished file into `folder` of `root`, under `name`, and makes that durable.
 pub fn publish(temporary: &Path, root: &Path, folder: &str, name: &str) -> io::Result<()> {
-    let folder = root.join(folder);
-    fs::create_dir_all(&folder)?;
-    fs::rename(temporary, folder.join(name))?;
-    sync_dir(&folder)?;
+    let inside = root.join(folder);
+    fs::create_dir_all(&inside)?;
+    fs::rename(temporary, inside.join(name))?;
+    sync_names(root, folder)
+}
+
+/// Makes the names of the files in `folder` of `root` durable.
+pub(super) fn sync_names(root: &Path, folder: &str) -> io::Result<()> {
+    sync_dir(&root.join(folder))?;
     sync_dir(root)?;
     // These may have been made just now, too. One that can't be synced was not.
     let _ = root.ancestors().skip(1).try_for_each(sync_dir);
@@ -147,7 +161,7 @@ pub fn publish(temporary: &Path, root: &Path, folder: &str, name: &str) -> io::R
 }
 
 /// Makes the names in `dir` durable.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = if dir.as_os_str().is_empty() {
         Path::new(".")
     } else {

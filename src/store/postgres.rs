@@ -173,6 +173,18 @@ impl Postgres {
         self.term.clone()
     }
 
+    pub(super) async fn confirm(&self, term: Term) -> Result<(), StoreError> {
+        let reader = self.readers.get().await?;
+        let epoch = reader
+            .session()?
+            .query_one_scalar("SELECT epoch FROM head", &[])
+            .await;
+        match epoch.map_err(|error| fault(&error))? {
+            epoch if Term(epoch) == term => Ok(()),
+            _ => Err(StoreError::Deposed),
+        }
+    }
+
     pub(super) async fn commit(
         &self,
         leader: Option<Term>,

@@ -39,7 +39,7 @@ impl Tier {
     fn crash(&mut self) {
         // The store lets go of its directory when its last handle is dropped.
         self.store = self.elsewhere.1.clone();
-        self.cold = Cold::new(self.store.clone(), self.cold.settings.clone());
+        self.cold = Cold::new(self.store.clone(), self.cold.settings.clone(), Term::ONLY);
         (self.store, self.cold) = open(self.home.path());
     }
 
@@ -112,7 +112,15 @@ impl Tier {
             .collect();
         sent.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(found, sent);
-        assert!(!self.cold.temporary().exists());
+        assert_eq!(self.unfinished(), [""; 0]);
+    }
+
+    /// The names beside the folders of days.
+    fn unfinished(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.home.path().join("cold")).into_iter();
+        let names = entries.flatten().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        names.filter(|name| !name.starts_with("day=")).collect()
     }
 }
 
@@ -126,7 +134,7 @@ fn open(home: &Path) -> (Store, Cold) {
         after: Duration::from_hours(48),
         dir: home.join("cold"),
     };
-    let mut cold = Cold::new(store.clone(), settings);
+    let mut cold = Cold::new(store.clone(), settings, Term::ONLY);
     cold.limits.rows = ROWS;
     (store, cold)
 }
@@ -251,18 +259,20 @@ async fn step_up_to(cold: &mut Cold, at: Crash) {
     let Some(day) = cold.oldest(due).await.unwrap() else {
         return;
     };
+    cold.sweep().await.unwrap();
     cold.settle_day(day).await.unwrap();
-    let Some((covers, _)) = cold.write(day).await.unwrap() else {
+    let Some(part) = cold.write(day).await.unwrap() else {
         return;
     };
+    let covers = part.covers;
     if at == Crash::HalfWritten {
-        let bytes = fs::read(cold.temporary()).unwrap();
-        fs::write(cold.temporary(), &bytes[..bytes.len() / 2]).unwrap();
+        let bytes = fs::read(&part.temporary).unwrap();
+        fs::write(&part.temporary, &bytes[..bytes.len() / 2]).unwrap();
     }
     if at < Crash::Published {
         return;
     }
-    let path = cold.publish(covers).await.unwrap();
+    let path = cold.publish(&part).await.unwrap();
     if at == Crash::HalfErased {
         // The store erases some blocks at a time, in no order that this could rely on.
         let (filter, last) = covers.filters().pop().unwrap();
@@ -270,7 +280,7 @@ async fn step_up_to(cold: &mut Cold, at: Crash) {
             tenant: Some("t".to_owned()),
             ..filter
         };
-        cold.store.erase_up_to(filter, last).await.unwrap();
+        cold.store.erase_in(cold.term, filter, last).await.unwrap();
     }
     if at == Crash::Erased {
         cold.settle(covers, &path).await.unwrap();
@@ -327,9 +337,10 @@ async fn events_that_arrive_while_a_part_is_made_are_left_to_the_next() {
         let during = format!("during-{limit}");
         tier.send(&[event(&during, "2026-01-08T00:00:00Z")]).await;
         let part = tier.cold.write_up_to(day, last).await.unwrap();
-        let (covers, rows) = part.unwrap();
-        let path = tier.cold.publish(covers).await.unwrap();
-        assert_eq!(tier.cold.settle(covers, &path).await.unwrap(), rows);
+        let part = part.unwrap();
+        let path = tier.cold.publish(&part).await.unwrap();
+        let erased = tier.cold.settle(part.covers, &path).await.unwrap();
+        assert_eq!(erased, part.rows);
         let hot = tier.hot().await;
         assert!(hot.iter().any(|stored| stored.event.id == during));
         tier.crash();
@@ -375,28 +386,43 @@ async fn events_that_a_final_file_does_not_have_are_not_erased() {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_events_stay_and_are_moved_later() {
-    if !Path::new("/dev/full").exists() {
+async fn a_full_disk_is_told() {
+    let Ok(full) = fs::File::options().write(true).open("/dev/full") else {
         return; // Only Linux has one.
-    }
+    };
     let mut tier = Tier::new();
     tier.send(&sample()).await;
+    let part = PartWriter::over(full, tier.cold.limits).unwrap();
+    let day = Day::of(tier.sent[1].time.micros);
+    let last = *tier.store.last_event().borrow();
+    let path = Path::new("/dev/full");
+    let filled = tier.cold.fill(part, path, day, last).await;
+    let Err(ColdError::File { error, .. }) = filled else {
+        panic!("it can't be written to");
+    };
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
+
+#[tokio::test]
+async fn what_can_t_become_final_leaves_nothing_behind_and_is_moved_later() {
+    let mut tier = Tier::new();
+    tier.send(&sample()).await;
+    let folder = tier.home.path().join("cold/day=1969-12-31");
     fs::create_dir(tier.home.path().join("cold")).unwrap();
     for _ in 0..2 {
-        std::os::unix::fs::symlink("/dev/full", tier.cold.temporary()).unwrap();
-        let error = tier.cold.step(now()).await.unwrap_err();
-        let ColdError::File { path, error } = error else {
-            panic!("{error}");
-        };
-        assert_eq!(path, tier.cold.temporary());
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        // The directory of the day can't be made.
+        fs::write(&folder, "").unwrap();
+        let day = Day::of(tier.sent[0].time.micros);
+        let part = tier.cold.write(day).await.unwrap().unwrap();
+        assert!(part.temporary.exists());
+        let error = tier.cold.publish(&part).await.unwrap_err();
+        assert!(matches!(error, ColdError::File { .. }), "{error}");
+        assert_eq!(tier.unfinished(), [""; 0]);
+        tier.cold.step(now()).await.unwrap_err();
         assert_eq!(tier.hot().await.len(), 9);
-        assert!(tier.cold().is_empty());
-        assert!(
-            fs::symlink_metadata(tier.cold.temporary()).is_err(),
-            "removed"
-        );
+        assert_eq!(tier.unfinished(), [""; 0]);
     }
+    fs::remove_file(&folder).unwrap();
     tier.drain().await;
     tier.check().await;
 }
@@ -406,12 +432,14 @@ async fn what_is_erased_while_it_is_moved_does_not_stop_the_move() {
     let mut tier = Tier::new();
     tier.send(&sample()[1..2]).await;
     let day = Day::of(tier.sent[0].time.micros);
-    let (covers, rows) = tier.cold.write(day).await.unwrap().unwrap();
-    assert_eq!(rows, 1);
+    let part = tier.cold.write(day).await.unwrap().unwrap();
+    assert_eq!(part.rows, 1);
     tier.store.erase(EventFilter::default()).await.unwrap();
-    let path = tier.cold.publish(covers).await.unwrap();
-    assert_eq!(tier.cold.settle(covers, &path).await.unwrap(), 0);
+    let path = tier.cold.publish(&part).await.unwrap();
+    assert_eq!(tier.cold.settle(part.covers, &path).await.unwrap(), 0);
     assert!(tier.cold.write(day).await.unwrap().is_none());
-    assert!(!tier.cold.temporary().exists());
+    assert_eq!(tier.unfinished(), [""; 0]);
     tier.check().await;
 }
+
+mod terms;

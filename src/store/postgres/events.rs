@@ -47,6 +47,7 @@ use tokio::time::timeout;
 
 use self::append::{Append, Queue, WRITERS, Writer};
 use self::claims::Claims;
+use self::erase::Erasures;
 use self::facts::FactRows;
 use self::parts::Parts;
 pub(in crate::store) use self::prepare::Prepared;
@@ -90,6 +91,7 @@ pub(super) struct EventState {
     origin: Origin,
     shared: Arc<Shared>,
     scans: Scans,
+    erasures: Erasures,
     /// Gone once the store is closing.
     appends: parking_lot::Mutex<Option<mpsc::Sender<Append>>>,
     weight: Arc<Semaphore>,
@@ -142,6 +144,7 @@ impl EventState {
             server: server.clone(),
             origin,
             scans: Scans::default(),
+            erasures: Erasures::default(),
             appends: parking_lot::Mutex::new(Some(sender)),
             weight: Arc::new(Semaphore::new(WEIGHT)),
             tasks: parking_lot::Mutex::new(writers.collect()),
@@ -153,6 +156,7 @@ impl EventState {
     pub(super) async fn close(&self) {
         self.appends.lock().take();
         self.scans.close();
+        self.erasures.close();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
             let _ = timeout(LEAVE, task).await;
