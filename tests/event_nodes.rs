@@ -10,6 +10,8 @@ mod claims;
 mod erase;
 #[path = "support/port.rs"]
 mod port;
+#[path = "event_nodes/timescale.rs"]
+mod timescale;
 #[path = "event_nodes/verify.rs"]
 mod verify;
 

@@ -110,7 +110,7 @@ impl Postgres {
                 connected => break connected.map_err(refuse)?,
             }
         };
-        schema::migrate(&session, &place).await?;
+        schema::migrate(&session, &server).await?;
         target::refuse_unfinished(&session, &place).await?;
         let seen = load::replay(&session, &mut apply).await.map_err(refuse)?;
         let sight = Arc::new(Sight::new());

@@ -134,7 +134,7 @@ impl Target {
         let place = format!("PostgreSQL at {}", server.place());
         let refuse = |error: StoreError| OpenError(format!("{place}: {error}"));
         let session = server.connect().await.map_err(refuse)?;
-        schema::migrate(&session, &server.place()).await?;
+        schema::migrate(&session, &server).await?;
         let patience = format!("SET lock_timeout = {PATIENCE}");
         session
             .batch_execute(&patience)
