@@ -6,6 +6,8 @@
 mod backing;
 #[path = "event_nodes/claims.rs"]
 mod claims;
+#[path = "event_nodes/cold.rs"]
+mod cold;
 #[path = "event_nodes/erase.rs"]
 mod erase;
 #[path = "support/port.rs"]
