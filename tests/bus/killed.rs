@@ -34,7 +34,7 @@ fn counts(lists: u64) -> (u64, u64, u64) {
 /// Whether there is another round: more of them if no kill was between a commit and its acknowledgement.
 fn goes_on(rounds: u64, hits: u64) -> bool {
     let wanted = backing::rounds(4);
-    rounds < wanted || hits == 0 && rounds < 4 * wanted
+    rounds < wanted || hits == 0 && rounds < 2 * wanted
 }
 
 /// Whether everything was committed although NATS is stopped: then its acknowledgements are lost with NATS.
