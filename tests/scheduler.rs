@@ -131,9 +131,16 @@ async fn until_started(jobs: &Jobs, id: IngestionId) {
 /// The longest that a submission to an idle queue waits for its start.
 const TAKE_UP: Duration = Duration::from_secs(2);
 
-/// How often a test is begun anew in which the disk was so busy that a submission may not have waited for
-/// its start.
-const ROUNDS: u32 = 5;
+/// Begins a test anew, up to four times, while the disk is so busy that a submission in it may not have
+/// waited for its start.
+async fn until_in_time(in_time: impl AsyncFn() -> bool) {
+    for _ in 0..5 {
+        if in_time().await {
+            return;
+        }
+    }
+    panic!("the submissions took too long each time");
+}
 
 /// Submits; whether that took less than a submission waits for its start at the most.
 async fn submit_in_time(jobs: &Jobs, submission: Submission) -> (IngestionId, bool) {
@@ -145,12 +152,7 @@ async fn submit_in_time(jobs: &Jobs, submission: Submission) -> (IngestionId, bo
 
 #[tokio::test]
 async fn an_idle_queue_has_started_a_batch_when_the_submission_returns() {
-    for _ in 0..ROUNDS {
-        if an_idle_queue_starts().await {
-            return;
-        }
-    }
-    panic!("no submission returned in time");
+    until_in_time(an_idle_queue_starts).await;
 }
 
 /// Whether the submission returned in time; if so, all is asserted.
@@ -544,12 +546,7 @@ async fn a_graceful_stop_lets_a_running_batch_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn idle_queues_have_started_a_batch_however_many_submit_at_once() {
-    for _ in 0..ROUNDS {
-        if idle_queues_start().await {
-            return;
-        }
-    }
-    panic!("not all submissions returned in time, again and again");
+    until_in_time(idle_queues_start).await;
 }
 
 /// Whether all submissions returned in time. That a batch starts holds in any case.
