@@ -16,7 +16,7 @@ use crate::{Node, all, append, event, node};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks the database until this is its answer; panics after a minute without it.
-async fn until(url: &str, sql: &str, answer: &str) {
+pub(super) async fn until(url: &str, sql: &str, answer: &str) {
     for _ in 0..6_000 {
         if psql(url, sql).unwrap() == answer {
             return;

@@ -13,6 +13,7 @@ use tollgate::model::time::Timestamp;
 use tollgate::telemetry::Metrics;
 
 use super::backing::{database, psql};
+use super::claims::until;
 use super::verify::wrong;
 use super::{Node, all, append, event, node};
 
@@ -71,7 +72,10 @@ async fn each_event_is_in_one_place_whoever_leads() {
     let houses = nodes.each_ref().map(house);
     for day in 0..DAYS {
         let moved = usize::try_from(day + 1).unwrap();
+        let mut looks = 0;
         while files(dir.path()).len() < moved {
+            looks += 1;
+            assert!(looks < 6_000, "day {day} is not moved within a minute");
             // sleep: the pause between two looks at the directory.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -89,9 +93,7 @@ async fn each_event_is_in_one_place_whoever_leads() {
         )
         .unwrap();
     }
-    while psql(&url, "SELECT count(*) FROM event").unwrap() != "0" {
-        tokio::task::yield_now().await;
-    }
+    until(&url, "SELECT count(*) FROM event", "0").await;
     for house in houses {
         house.stop(Duration::ZERO).await;
     }

@@ -7,6 +7,7 @@ use tollgate::model::time::Timestamp;
 use tollgate::store::{Store, StoreError, Term};
 
 use super::backing::{database, psql};
+use super::claims::until;
 use super::verify::wrong;
 use super::{Node, all, append, event, node};
 
@@ -33,11 +34,11 @@ async fn hold(url: &str, sql: &str) -> tokio_postgres::Client {
 
 /// Returns once so many statements of erasures wait for what others hold.
 async fn until_wait(url: &str, number: u64) {
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM event_2026_09%'";
-    while psql(url, waiting).unwrap().parse::<u64>().unwrap() < number {
-        tokio::task::yield_now().await;
-    }
+    let waiting = format!(
+        "SELECT count(*) >= {number} FROM pg_stat_activity WHERE datname = current_database()
+             AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM event_2026_09%'"
+    );
+    until(url, &waiting, "t").await;
 }
 
 async fn last(store: &Store) -> tollgate::model::event::Sequence {
